@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Fitting and its BLAS calls get the two cores they are tuned for; more threads than cores is many times slower.
+export OMP_NUM_THREADS ?= 2
+export GRAPHS_JOBS ?= 2
+
+.PHONY: demo test lint types imports unit benchmark models clean
+.DEFAULT_GOAL := test
+
+# The extras in use are part of the stamp, so that `make demo` does not pay for the test tools.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]"
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/graphs train --hardware h100-sxm --out build/demo/models/h100-sxm
+	$(BIN)/graphs estimate resnet18 --hardware h100-sxm --batch 64 --dtype bf16 --calibration build/demo/models/h100-sxm
+	$(BIN)/graphs estimate resnet18 --hardware h100-sxm --batch 64 --dtype fp32 --calibration build/demo/models/h100-sxm
+	$(BIN)/graphs validate --hardware h100-sxm --calibration build/demo/models/h100-sxm --json build/demo/accuracy.json --markdown build/demo/accuracy.md
+	@echo "The accuracy report is build/demo/accuracy.md (and .json)."
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+imports: $(VENV)/.test
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test
+	$(BIN)/pytest -n 2
+
+test: lint types imports unit
+
+benchmark: $(VENV)/.test
+	$(BIN)/pytest tests/benchmarks --benchmark-only
+
+# Refit everything that is committed under models/.
+models: $(VENV)/.demo
+	for id in h100-sxm h200-sxm xeon-16c i7-12700k; do $(BIN)/graphs train --hardware $$id || exit 1; done
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,88 @@
+"""Typed errors.  Each message names the thing, what was received, what is allowed and the next step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class GraphsError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, naming the thing.
+    received, allowed : optional
+        The offending value, and what would have been accepted.
+    next_step : str, optional
+        What the reader can do about it.
+    """
+
+    def __init__(
+        self, problem: str, *, received: Any = None, allowed: Any = None, next_step: str | None = None
+    ) -> None:
+        self.problem, self.received, self.allowed, self.next_step = problem, received, allowed, next_step
+        parts = [problem.rstrip(".")]
+        if received is not None:
+            parts.append(f"received {received!r}")
+        if allowed is not None:
+            parts.append(f"allowed: {allowed}")
+        if next_step is not None:
+            parts.append(next_step)
+        super().__init__("; ".join(parts) + ".")
+
+
+class UnknownHardwareError(GraphsError, LookupError):
+    """No profile has this id.  Never answered with another device's numbers."""
+
+
+class UnknownOperatorError(GraphsError, LookupError):
+    """No operator kind is registered under this name."""
+
+
+class OperatorParameterError(GraphsError, ValueError):
+    """A dimension is missing, unknown, zero, negative, not an integer, or of the wrong type."""
+
+
+class DtypeError(GraphsError, ValueError):
+    """The dtype is unknown, or the hardware has no peak for it."""
+
+
+class ProfileError(GraphsError, ValueError):
+    """A hardware profile cannot be read or contradicts itself."""
+
+
+class ModelFileError(GraphsError, ValueError):
+    """A fitted model is missing, corrupted, or not made for this hardware."""
+
+
+class SchemaVersionError(ModelFileError):
+    """A file was written by another version of this package."""
+
+
+class DataError(GraphsError, ValueError):
+    """A table of measurements cannot be read."""
+
+
+class OutOfDomainError(GraphsError, ValueError):
+    """The query lies outside the applicability domain and the caller asked for an error there."""
+
+
+class TracingError(GraphsError, RuntimeError):
+    """A module could not be traced."""
+
+
+class MissingExtraError(GraphsError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a short phrase with the names nearest to `name`, or all of them when none is near.
+
+    >>> nearest("h100", ["h100-sxm", "xeon-16c"])
+    'h100-sxm'
+    """
+    names = sorted(known)
+    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names)

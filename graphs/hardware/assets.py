@@ -1,0 +1,33 @@
+"""Where profiles and fitted models lie: the current folder, the source tree, or the installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def roots() -> list[Path]:
+    """Return the folders searched for ``profiles/`` and ``models/``: the source tree, else the installed assets."""
+    candidates = [_PACKAGE.parent, _PACKAGE / "_assets"]
+    # An installed package's parent is site-packages, where a folder "profiles" would be somebody else's.
+    if not (_PACKAGE.parent / "pyproject.toml").is_file():
+        candidates.pop(0)
+    return [c for c in candidates if (c / "profiles").is_dir()]
+
+
+def profile_files() -> list[Path]:
+    """Return every shipped profile file, first root first."""
+    seen: dict[str, Path] = {}
+    for root in roots():
+        for path in sorted((root / "profiles").glob("*.json")):
+            seen.setdefault(path.name, path)
+    return list(seen.values())
+
+
+def find_asset(relative: str) -> Path | None:
+    """Return the path of a shipped file or folder given relative to a root, or None."""
+    for root in roots():
+        if (root / relative).exists():
+            return root / relative
+    return None

@@ -1,0 +1,1 @@
+"""Calibration: what was measured of a machine, fitted, and asked."""

@@ -1,0 +1,224 @@
+"""What is known of one machine beyond its datasheet, and the answer it gives to a query."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphs import ops
+from graphs.errors import ModelFileError
+from graphs.hardware import assets
+from graphs.hardware.calibration.artifact import HEADER, load_model
+from graphs.hardware.calibration.fitted import Answer, EfficiencyModel
+from graphs.hardware.calibration.points import OperationCalibration, SaturatingCurve, usable_points
+from graphs.hardware.profile import HardwareProfile, load_profile
+from graphs.hardware.roofline import DEFAULT_EFFICIENCY, Roofline
+from graphs.ops.batch import OperatorGroup
+
+#: Kinds that may be answered by the curve of another kind of the same arithmetic; marked ``proxy``.
+_PROXIES = {"linear": "matmul", "addmm": "matmul", "matmul": "linear"}
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationMetadata:
+    """Where a calibration comes from."""
+
+    hardware_id: str
+    source: str
+    date: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareCalibration:
+    """Measured points, measured bandwidth and the fitted model of one machine.
+
+    Attributes
+    ----------
+    metadata : CalibrationMetadata
+    profile : HardwareProfile
+        The peaks to which every efficiency refers.
+    operations : tuple of OperationCalibration
+        Measured points (hardware calibrated by a table).
+    curves : dict of (kind, dtype) to SaturatingCurve
+    model : EfficiencyModel or None
+    """
+
+    metadata: CalibrationMetadata
+    profile: HardwareProfile
+    operations: tuple[OperationCalibration, ...] = ()
+    curves: dict[tuple[str, str], SaturatingCurve] = field(default_factory=dict)
+    model: EfficiencyModel | None = None
+
+    @property
+    def theoretical_bandwidth_gbps(self) -> float:
+        """Datasheet bandwidth, GB/s."""
+        return self.profile.bandwidth_bytes_per_s / 1e9
+
+    @property
+    def measured_bandwidth_gbps(self) -> float | None:
+        """Bandwidth reached by a large copy, GB/s; None if it was not measured."""
+        measured = self.profile.measured_bandwidth
+        return None if measured is None else measured.value / 1e9
+
+    @property
+    def bandwidth_efficiency(self) -> float | None:
+        """Measured over theoretical bandwidth."""
+        measured = self.measured_bandwidth_gbps
+        return None if measured is None else measured / self.theoretical_bandwidth_gbps
+
+    @property
+    def default_log_error(self) -> float:
+        """90 % quantile of |log(measured / 20 % default)| over the measured rows; NaN if unknown."""
+        header = {} if self.model is None else self.model.header
+        return float(header.get("default_log_error_90", float("nan")))
+
+    @property
+    def host_s_per_call(self) -> float | None:
+        """Time the host needs to launch one operator eagerly, seconds; None if it was not measured."""
+        eager = {} if self.model is None else self.model.header.get("eager", {})
+        return float(eager["host_s_per_call"]) if "host_s_per_call" in eager else None
+
+    def get_efficiency(self, operation_type: str, dtype: str = "fp32", **params: Any) -> float:
+        """Return flops / (latency x peak) of one operator; the default 0.20 where nothing measured covers it.
+
+        Parameters
+        ----------
+        operation_type : str
+            Operator kind, such as ``"matmul"``.
+        dtype : str
+        **params
+            The exact parameters; ``matrix_size=s`` stands for ``m=s, n=s, k=s``.
+
+        Raises
+        ------
+        UnknownOperatorError, OperatorParameterError, DtypeError
+        """
+        if "matrix_size" in params:
+            params |= dict.fromkeys(("m", "n", "k"), params.pop("matrix_size"))
+        (group,) = ops.group_operators([operation_type], [dtype], [params])
+        latency = float(self.answer(group).latency_s[0])
+        if np.isnan(latency):
+            return DEFAULT_EFFICIENCY
+        return float(group.flops[0] / (latency * self.profile.peak_flops_per_s(dtype)))
+
+    def answer(self, group: OperatorGroup, extrapolate: bool = False) -> Answer:
+        """Return what this calibration says of calls of one kind (see `Answer`)."""
+        if self.model is not None:
+            return self.model.answer(group, extrapolate)
+        return self._answer_from_points(group, extrapolate)
+
+    def _answer_from_points(self, group: OperatorGroup, extrapolate: bool) -> Answer:
+        name, peak = group.kind.name, self.profile.peak_array(group.dtype)
+        out = Answer.none(len(group), f"nothing was measured for operator '{name}' on {self.profile.id}")
+        for dtype in np.unique(group.dtype).tolist():
+            for measured in (name, _PROXIES.get(name, name)):
+                # hardware without TF32 units runs tf32 as fp32
+                curve = self.curves.get((measured, "fp32" if dtype == "tf32" else dtype))
+                if curve is None:
+                    continue
+                rows = group.dtype == dtype
+                as_measured = _as_kind(group, measured, "fp32" if dtype == "tf32" else dtype)
+                reasons = curve.domain.reasons(as_measured)
+                inside = rows & ((reasons == "") | extrapolate)
+                latency = group.flops / (curve.efficiency(as_measured) * peak)
+                out.latency_s[inside] = latency[inside]
+                out.source[inside] = "model" if measured == name else "proxy"
+                out.reason[rows] = reasons[rows]
+                if measured != name:
+                    out.reason[inside] = f"no {name} was measured; priced as a {measured} of the same size"
+                break
+        self._answer_from_bandwidth(group, peak, out)
+        return out
+
+    def _answer_from_bandwidth(self, group: OperatorGroup, peak: Any, out: Answer) -> None:
+        """Price memory-bound calls without a model at the measured bandwidth."""
+        if self.profile.measured_bandwidth is None:
+            return
+        roof = Roofline.of(group.flops, group.bytes, peak, self.profile.measured_bandwidth.value)
+        free = np.isnan(out.latency_s) & (roof.memory_s >= roof.compute_s / DEFAULT_EFFICIENCY)
+        free &= ~np.isin(group.kind.name, [kind for kind, _ in self.curves])
+        out.latency_s[free] = roof.memory_s[free]
+        out.source[free] = "calibrated_roofline"
+        out.reason[free] = (
+            f"memory-bound; measured bandwidth {self.profile.measured_bandwidth.value / 1e9:.4g} GB/s,"
+            f" no efficiency model of {group.kind.name}"
+        )
+
+
+def _as_kind(group: OperatorGroup, kind: str, dtype: str) -> OperatorGroup:
+    """Return the calls as those of another kind with the same dimensions."""
+    return replace(group, kind=ops.get(kind), dtype=np.full(len(group), dtype))
+
+
+def load_calibration(source: str | Path) -> HardwareCalibration:
+    """Load the calibration of a hardware id, a profile file, or a folder with a fitted model.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``"h100-sxm"``, ``"profiles/i7-12700k.json"`` (found among the shipped ones when the current folder has
+        none; names of the older system such as ``intel_i7_12700k.json`` are aliases), or ``"models/h100-sxm"``.
+
+    Raises
+    ------
+    UnknownHardwareError, ProfileError, ModelFileError, SchemaVersionError
+    """
+    path = Path(source)
+    if path.name == HEADER:
+        path = path.parent
+    if (path / HEADER).is_file() or (path.is_dir() and str(source) not in ("", ".")):
+        return _of_model(path)
+    return _of_profile(load_profile(str(source)), origin=path if path.suffix == ".json" else None)
+
+
+def _of_model(folder: Path) -> HardwareCalibration:
+    model = load_model(folder)
+    return _build(load_profile(model.hardware), model)
+
+
+def _of_profile(profile: HardwareProfile, origin: Path | None) -> HardwareCalibration:
+    if profile.model is None:
+        return _build(profile, None)
+    # The pointer is relative to the folder that holds profiles/, or to the shipped assets.
+    candidates = [origin.resolve().parent.parent / profile.model] if origin and origin.is_file() else []
+    shipped = assets.find_asset(profile.model)
+    candidates += [shipped] if shipped else []
+    folder = next((c for c in candidates if (c / HEADER).is_file()), None)
+    return _build(profile, None if folder is None else _load_cached(folder, (folder / HEADER).stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=8)
+def _load_cached(folder: Path, _changed: int) -> EfficiencyModel:
+    return load_model(folder)
+
+
+def _build(profile: HardwareProfile, model: EfficiencyModel | None) -> HardwareCalibration:
+    if model is not None and model.hardware != profile.id:
+        raise ModelFileError(
+            "the fitted model belongs to other hardware",
+            received=model.hardware,
+            allowed=profile.id,
+            next_step="correct the profile's pointer to its model",
+        )
+    points = usable_points(profile.calibration.get("operations", ()), profile.id)
+    by_kind: dict[tuple[str, str], list[OperationCalibration]] = {}
+    for point in points:
+        by_kind.setdefault((point.operation_type, point.dtype), []).append(point)
+    provenance = model.header.get("provenance", {}) if model is not None else {}
+    return HardwareCalibration(
+        metadata=CalibrationMetadata(
+            hardware_id=profile.id,
+            source=str(provenance.get("data", profile.calibration.get("source", "datasheet only"))),
+            date=str(provenance.get("date", profile.calibration.get("date", ""))),
+            details=dict(provenance),
+        ),
+        profile=profile,
+        operations=tuple(points),
+        curves={key: SaturatingCurve.fit(some) for key, some in by_kind.items()},
+        model=model,
+    )

@@ -1,0 +1,187 @@
+"""The applicability domain: which queries lie within what was measured, and by how much others do not.
+
+A query is inside if its operator kind, dtype and every discrete parameter were measured, and if each of its
+physical quantities lies within the measured range widened by a margin.  The quantities are those that time depends
+on (work, traffic, intensity, parallel and sequential extent), not the raw dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphs.ops.batch import OperatorGroup
+
+#: Margin on each side of the measured range, in factors of two, unless training chose another.
+DEFAULT_MARGIN = 3.0
+#: Integer parameters that select another algorithm rather than a size.
+DISCRETE = ("k", "kw", "stride", "pad", "padw", "scale")
+_DISCRETE_KINDS = ("conv2d", "dwconv2d", "nchw")
+
+
+def effective_dtype(group: OperatorGroup) -> NDArray[np.str_]:
+    """Return dtypes with tf32 as fp32 for kinds without matrix units, which run the same kernels for both."""
+    if group.kind.uses_matrix_units:
+        return group.dtype
+    return np.where(group.dtype == "tf32", "fp32", group.dtype)
+
+
+def discrete_params(group: OperatorGroup) -> list[str]:
+    """Return the parameters whose values must have been measured."""
+    by_type = [p.name for p in group.kind.params if p.type in (bool, str)]
+    if group.kind.family in _DISCRETE_KINDS:
+        by_type += [p.name for p in group.kind.params if p.name in DISCRETE and p.type is int]
+    return by_type
+
+
+def physical(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
+    """Return the log2 of the physical quantities of each call, by name.
+
+    FLOP, bytes, arithmetic intensity and elements of the largest operand where they are defined, and for the
+    kinds with a structure of their own its parallel and sequential extents.
+    """
+    p, out = group.params, {}
+    if np.all(group.flops > 0):
+        out["flops"] = group.flops
+        out["arithmetic intensity"] = group.flops / group.bytes
+    out["bytes"] = group.bytes
+    family = group.kind.family
+    if family == "gemm":
+        b = p.get("b", np.ones(len(group)))
+        out["output elements"] = b * p["m"] * p["n"]
+        out["k"] = p["k"]
+        out["min(m, n)"] = np.minimum(p["m"], p["n"])
+    elif family in ("sdpa", "sdpa_decode"):
+        out["parallel rows b*h*s"] = p["b"] * p["h"] * p.get("s", np.ones(len(group)))
+        out["keys skv"] = p["skv"]
+        out["head size d"] = p["d"]
+        out["heads a group h/hkv"] = p["h"] / p["hkv"]
+    elif family == "rowwise":
+        out["rows"] = p["rows"]
+        out["columns"] = p["cols"]
+    elif family in ("conv2d", "dwconv2d"):
+        out["output elements"] = group.flops / np.maximum(group.flops / group.bytes, 1e-9) / group.itemsize
+        out["groups"] = p.get("groups", np.ones(len(group)))
+        out["channels a group"] = p["c"] / out["groups"]
+    elif family == "nchw":
+        out["planes n*c"] = p["n"] * p["c"]
+        out["pixels h*w"] = p["h"] * p["w"]
+    return {name: np.log2(np.maximum(v, 1e-12)) for name, v in out.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """Support of the measured rows of one operator kind.
+
+    Attributes
+    ----------
+    dtypes : tuple of str
+    choices : dict of str to tuple
+        Measured values of each discrete parameter.
+    low, high : dict of str to float
+        Measured range of each quantity of `physical`, log2.
+    margin : dict of str to float
+        Widening of that range on both sides, in factors of two.
+    """
+
+    dtypes: tuple[str, ...]
+    choices: dict[str, tuple[Any, ...]]
+    low: dict[str, float]
+    high: dict[str, float]
+    margin: dict[str, float]
+
+    @classmethod
+    def of(cls, group: OperatorGroup, margin: Mapping[str, float] | None = None) -> Domain:
+        """Return the domain spanned by measured calls of one kind."""
+        quantities = physical(group)
+        margin = margin or {}
+        return cls(
+            dtypes=tuple(sorted(set(effective_dtype(group).tolist()))),
+            choices={
+                name: tuple(sorted({_plain(v) for v in group.params[name].tolist()}, key=str))
+                for name in discrete_params(group)
+            },
+            low={n: round(float(v.min()), 6) for n, v in quantities.items()},
+            high={n: round(float(v.max()), 6) for n, v in quantities.items()},
+            margin={n: float(margin.get(n, DEFAULT_MARGIN)) for n in quantities},
+        )
+
+    def reasons(self, group: OperatorGroup) -> NDArray[np.object_]:
+        """Return for each call why it is outside, or ``""`` where it is inside; (n,) object."""
+        out = np.full(len(group), "", dtype=object)
+        dtype = effective_dtype(group)
+        self._mark(
+            out, ~np.isin(dtype, self.dtypes),
+            lambda i: f"dtype {dtype[i]} of {group.kind.name} was never measured here (measured: {_join(self.dtypes)})",
+        )  # fmt: skip
+        for name, measured in self.choices.items():
+            column = group.params[name]
+            # tolist() gives plain values, NaN (a parameter left out) as None
+            unseen = np.array([_plain(v) not in measured for v in column.tolist()], dtype=bool)
+            self._mark(
+                out, unseen,
+                lambda i, name=name, column=column, measured=measured: (
+                    f"{name}={_plain(column[i])} of {group.kind.name} was never measured here"
+                    f" (measured: {_join(measured)})"
+                ),
+            )  # fmt: skip
+        for name, value in physical(group).items():
+            low, high, margin = self.low[name], self.high[name], self.margin[name]
+            self._mark(
+                out, value > high + margin,
+                lambda i, n=name, v=value, h=high, m=margin: (
+                    f"{n} {_number(v[i])} is {_factor(v[i] - h)} above the largest measured,"
+                    f" {_number(h)} (margin {_factor(m)})"
+                ),
+            )  # fmt: skip
+            self._mark(
+                out, value < low - margin,
+                lambda i, n=name, v=value, lo=low, m=margin: (
+                    f"{n} {_number(v[i])} is {_factor(lo - v[i])} below the smallest measured,"
+                    f" {_number(lo)} (margin {_factor(m)})"
+                ),
+            )  # fmt: skip
+        return out
+
+    @staticmethod
+    def _mark(out: NDArray[np.object_], outside: NDArray[np.bool_], text: Any) -> None:
+        for i in np.flatnonzero(outside):
+            if not out[i]:
+                out[i] = text(i)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for the model's header."""
+        return {
+            "dtypes": list(self.dtypes), "choices": {k: list(v) for k, v in self.choices.items()},
+            "low": self.low, "high": self.high, "margin": self.margin,
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Domain:
+        return cls(
+            tuple(raw["dtypes"]), {k: tuple(v) for k, v in raw["choices"].items()},
+            dict(raw["low"]), dict(raw["high"]), dict(raw["margin"]),
+        )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter value as JSON would give it back: whole floats as ints, NaN (left out) as None."""
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    return value
+
+
+def _join(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _number(log2_value: float) -> str:
+    return f"{2.0 ** float(log2_value):.3g}"
+
+
+def _factor(log2_ratio: float) -> str:
+    return f"{2.0 ** float(log2_ratio):.3g}x"

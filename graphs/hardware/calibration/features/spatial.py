@@ -1,0 +1,70 @@
+"""Features of operators on images that are no convolutions: norms, pooling and up-sampling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphs.hardware.calibration.features.columns import (
+    Array,
+    Columns,
+    add_common,
+    alignment,
+    ceil_div,
+    channels_last,
+    fill,
+    log2,
+    param,
+)  # fmt: skip
+from graphs.hardware.calibration.features.machine import Machine
+from graphs.ops.batch import OperatorGroup
+
+OPS = ("batchnorm", "groupnorm", "maxpool2d", "avgpool2d", "adaptive_avgpool2d", "upsample2d")
+
+
+def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
+    """Return feature names and the (n, f) matrix of norms, pools and up-sampling over (n, c, h, w)."""
+    c = Columns(len(group))
+    add_common(c, group, machine, OPS)
+    name = group.kind.name
+    n, ch, h, w = (group.params[x] for x in ("n", "c", "h", "w"))
+    one = np.ones(len(group))
+    k, stride, pad = param(group, "k", one), param(group, "stride", one), param(group, "pad", 0 * one)
+    scale = param(group, "scale", one)
+    groups = param(group, "groups", one)
+    if name == "adaptive_avgpool2d":
+        ho, wo = one, one
+    else:
+        ho = np.maximum(np.floor((h + 2 * pad - k) / stride) + 1, 1) * scale
+        wo = np.maximum(np.floor((w + 2 * pad - k) / stride) + 1, 1) * scale
+    last = channels_last(group)
+    plane, planes = h * w, n * ch
+    outputs = planes * ho * wo
+    for label, value in (
+        ("n", n), ("c", ch), ("h", h), ("w", w), ("plane", plane), ("planes", planes), ("outputs", outputs),
+        ("wo", wo), ("k", k), ("stride", stride),
+    ):  # fmt: skip
+        c.log(label, value)
+    c.add("channels_last", last)
+    c.add("nearest", param(group, "mode", "none") == "nearest")
+    c.add("bilinear", param(group, "mode", "none") == "bilinear")
+    c.add("itemsize", group.itemsize)
+    c.add("c_align", alignment(ch, 64))
+    c.add("last_c_align", np.where(last, alignment(ch, 64), 0.0))
+    c.add("plane_align", alignment(plane, 64))
+    c.add("lg_in_over_out", log2(planes * plane) - log2(outputs))
+    # What one group of a normalisation or one window of a global pool reduces, and how many there are.
+    reduced = np.where(groups > 1, plane * ch / groups, np.where(wo * ho == 1, plane, k * k))
+    pieces = np.where(groups > 1, n * groups, outputs)
+    c.log("reduced", reduced)
+    c.log("pieces", pieces)
+    waves, busy = fill(pieces, machine.units)
+    c.add("pieces_busy", np.where(waves > 6, 1.0, busy))
+    for threads in (256, 1024):
+        waves, busy = fill(ceil_div(outputs, threads), 8.0 * machine.units)
+        c.add(f"lg_waves_{threads}", waves)
+        c.add(f"busy_{threads}", np.where(waves > 5, 1.0, busy))
+    c.log("contiguous_bytes", np.where(last, ch, plane) * group.itemsize)
+    waves, busy = fill(planes, 4.0 * machine.units)
+    c.add("planes_busy", np.where(waves > 5, 1.0, busy))
+    c.add("plane_pad_512", plane / (ceil_div(plane, 512) * 512))
+    return c.result()

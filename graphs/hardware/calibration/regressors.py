@@ -1,0 +1,219 @@
+"""Fitted regressors as plain arrays, evaluated with numpy alone.
+
+Each takes features (n, f) float64 and returns the predicted log(latency / (t0 + roofline time)), (n,) float64.
+They are fitted in `training` and compared there with the library that fitted them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphs.errors import ModelFileError
+
+Arrays = Mapping[str, NDArray[np.generic]]
+#: Rows evaluated at once, so that intermediate arrays stay in cache and memory stays bounded.
+CHUNK = 1024
+
+
+class Regressor(Protocol):
+    """What a fitted regressor offers."""
+
+    form: ClassVar[str]
+
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standardiser:
+    """Shift and scale of features; constant features get scale 1."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (x - self.mean) / self.scale
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEnsemble:
+    """Sum of regression trees (gradient boosting).
+
+    Attributes
+    ----------
+    feature : (nodes,) int16
+        Feature tested at a node, -1 at a leaf.
+    threshold : (nodes,) float64
+        Go left where x <= threshold (missing values do not occur).
+    left, right : (nodes,) int32
+        Children, absolute positions; a leaf points to itself.
+    value : (nodes,) float32
+        Contribution of a leaf, learning rate included.
+    roots : (trees,) int32
+    depth : int
+        Steps after which every row has reached a leaf.
+    base : float
+        Added to the sum.
+    """
+
+    feature: NDArray[np.int16]
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int32]
+    right: NDArray[np.int32]
+    value: NDArray[np.float32]
+    roots: NDArray[np.int32]
+    depth: int
+    base: float
+    form: ClassVar[str] = "trees"
+
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        out = np.empty(len(x))
+        for start in range(0, len(x), CHUNK):
+            part = x[start : start + CHUNK]
+            rows = np.arange(len(part))[:, None]
+            node = np.broadcast_to(self.roots, (len(part), len(self.roots)))
+            for _ in range(self.depth):
+                go_left = part[rows, self.feature[node]] <= self.threshold[node]
+                node = np.where(go_left, self.left[node], self.right[node])
+            out[start : start + CHUNK] = self.base + self.value[node].sum(axis=1, dtype=np.float64)
+        return out
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        return {
+            "feature": self.feature, "threshold": self.threshold, "left": self.left, "right": self.right,
+            "value": self.value, "roots": self.roots, "depth": np.array(self.depth), "base": np.array(self.base),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, a: Arrays) -> TreeEnsemble:
+        return cls(
+            a["feature"], a["threshold"], a["left"], a["right"], a["value"], a["roots"],
+            int(a["depth"]), float(a["base"]),
+        )  # type: ignore[arg-type]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianProcess:
+    """Posterior mean of a Gaussian process with an ARD Matern-3/2 kernel.
+
+    Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, eq. 2.25 and 4.17.
+
+    Attributes
+    ----------
+    points : (m, f) float32
+        Training features, standardised and divided by the length scales.
+    weights : (m,) float64
+        (K + noise I)^-1 (y - mean), times the kernel's variance.
+    shift, scale : (f,) float64
+        Applied to a query: (x - shift) / scale, with the length scales inside `scale`.
+    mean : float
+    """
+
+    points: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    mean: float
+    form: ClassVar[str] = "gp"
+
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        points = self.points.astype(np.float64)
+        squares = np.einsum("ij,ij->i", points, points)
+        out = np.empty(len(x))
+        for start in range(0, len(x), CHUNK):
+            z = ((x[start : start + CHUNK] - self.shift) / self.scale).astype(np.float32).astype(np.float64)
+            d2 = np.einsum("ij,ij->i", z, z)[:, None] + squares - 2.0 * (z @ points.T)
+            r = np.sqrt(3.0 * np.maximum(d2, 0.0))
+            out[start : start + CHUNK] = self.mean + ((1.0 + r) * np.exp(-r)) @ self.weights
+        return out
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        return {
+            "points": self.points, "weights": self.weights, "shift": self.shift, "scale": self.scale,
+            "mean": np.array(self.mean),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, a: Arrays) -> GaussianProcess:
+        return cls(a["points"], a["weights"], a["shift"], a["scale"], float(a["mean"]))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Residual multilayer perceptrons, several of one shape, averaged.
+
+    h = act(x W0 + b0); h = h + act(h Wi + bi) for the middle layers; y = h Wl + bl.  act is SiLU.
+
+    Attributes
+    ----------
+    weights : list of (nets, in, out) float32
+    biases : list of (nets, 1, out) float32
+    shift, scale : (f,) float64
+        Standardisation of the features; standardised features are clipped to +-`limit`, so that a member cannot
+        run away far outside its data.
+    """
+
+    weights: list[NDArray[np.float32]]
+    biases: list[NDArray[np.float32]]
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    mean: float
+    limit: float
+    form: ClassVar[str] = "network"
+
+    def members(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the prediction of each net, (nets, n)."""
+        z = np.clip((x - self.shift) / self.scale, -self.limit, self.limit).astype(np.float32)
+        out = np.empty((len(self.weights[0]), len(x)))
+        for start in range(0, len(x), CHUNK):
+            h = _silu(z[start : start + CHUNK] @ self.weights[0] + self.biases[0])
+            for w, b in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
+                h = h + _silu(h @ w + b)
+            out[:, start : start + CHUNK] = (h @ self.weights[-1] + self.biases[-1])[..., 0]
+        return out + self.mean
+
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(self.members(x).mean(axis=0))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        out: dict[str, NDArray[np.generic]] = {
+            "shift": self.shift, "scale": self.scale, "mean": np.array(self.mean), "limit": np.array(self.limit),
+        }  # fmt: skip
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            out[f"w{i}"], out[f"b{i}"] = w, b
+        return out
+
+    @classmethod
+    def from_arrays(cls, a: Arrays) -> Network:
+        layers = range(sum(1 for name in a if name.startswith("w")))
+        return cls(
+            [a[f"w{i}"] for i in layers], [a[f"b{i}"] for i in layers],
+            a["shift"], a["scale"], float(a["mean"]), float(a["limit"]),
+        )  # type: ignore[arg-type]  # fmt: skip
+
+
+def _silu(v: NDArray[np.float32]) -> NDArray[np.float32]:
+    # exp of a large positive number would warn; the result there is 0 anyway
+    return v / (np.float32(1.0) + np.exp(-np.maximum(v, np.float32(-80.0))))
+
+
+FORMS = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, Network)}
+
+
+def build(form: str, arrays: Arrays, origin: str) -> Regressor:
+    """Rebuild a regressor from its arrays, or raise `ModelFileError`."""
+    try:
+        return FORMS[form].from_arrays(arrays)  # type: ignore[attr-defined, no-any-return]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"a regressor of model '{origin}' cannot be rebuilt ({type(error).__name__}: {error})",
+            received=form,
+            allowed=", ".join(FORMS),
+            next_step="fit the model again with `graphs train`",
+        ) from error

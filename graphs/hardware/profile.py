@@ -1,0 +1,253 @@
+"""Hardware profiles: datasheet peaks with their source, measured ceilings beside them, and the roofline they span."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from graphs.errors import DtypeError, ProfileError, SchemaVersionError, UnknownHardwareError, nearest
+from graphs.hardware import assets
+from graphs.ops.dtypes import canonical
+
+#: Version of the profile files.  Raise it when a reader of the old version would misread a new file, keep reading
+#: the old one below, and add a test with an old file.
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number with its source.  SI units; the unit is in the name of the field that holds it."""
+
+    value: float
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareProfile:
+    """One SKU as users buy it.
+
+    Attributes
+    ----------
+    id, name, vendor : str
+    kind : str
+        ``"gpu"``, ``"cpu"`` or ``"accelerator"``.
+    compute_units : int
+        SMs of a GPU, cores of a CPU.
+    peaks : dict of str to Figure
+        Dense datasheet peak per dtype, FLOP/s (multiply-add = 2).
+    bandwidth : Figure
+        Datasheet memory bandwidth, B/s.
+    caches : dict of str to float
+        Cache name (``"l2"``, ``"l3"``) to bytes.
+    memory_bytes, clock_hz : float or None
+    measured_peaks, measured_bandwidth
+        Ceilings reached by a large GEMM and a large copy.
+    model : str or None
+        Folder of the fitted model, relative to the folder that holds ``profiles``.
+    calibration : dict
+        Measured operator points, for hardware calibrated by a table (see `graphs.hardware.calibration`).
+    """
+
+    id: str
+    name: str
+    vendor: str
+    kind: str
+    compute_units: int
+    peaks: dict[str, Figure]
+    bandwidth: Figure
+    caches: dict[str, float] = field(default_factory=dict)
+    memory_bytes: float | None = None
+    clock_hz: float | None = None
+    measured_peaks: dict[str, Figure] = field(default_factory=dict)
+    measured_bandwidth: Figure | None = None
+    model: str | None = None
+    data: str | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def peak_dtypes(self) -> tuple[str, ...]:
+        """Dtypes for which `peak_flops_per_s` answers."""
+        return (*self.peaks, "tf32") if "fp32" in self.peaks and "tf32" not in self.peaks else tuple(self.peaks)
+
+    def peak_flops_per_s(self, dtype: str) -> float:
+        """Return the dense datasheet peak in FLOP/s.
+
+        tf32 means fp32 tensors on which TF32 units are *allowed*: hardware without such units runs them as fp32.
+
+        Raises
+        ------
+        DtypeError
+            If the profile has no peak for `dtype`; none is invented.
+        """
+        name = canonical(dtype)
+        if name == "tf32" and "tf32" not in self.peaks:
+            name = "fp32"
+        try:
+            return self.peaks[name].value
+        except KeyError:
+            raise DtypeError(
+                f"hardware '{self.id}' has no {name} peak, so its {name} latency cannot be estimated",
+                received=dtype,
+                allowed=", ".join(self.peak_dtypes),
+                next_step="choose one of these dtypes, or add the peak with its source to the profile",
+            ) from None
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Datasheet memory bandwidth in B/s."""
+        return self.bandwidth.value
+
+    @property
+    def last_level_cache_bytes(self) -> float:
+        """Size of the largest cache in bytes, 0 if unknown."""
+        return max(self.caches.values(), default=0.0)
+
+    def ridge_point(self, dtype: str) -> float:
+        """Return the arithmetic intensity (FLOP/B) above which `dtype` is compute-bound on the roofline."""
+        return self.peak_flops_per_s(dtype) / self.bandwidth_bytes_per_s
+
+    def peak_array(self, dtypes: ArrayLike) -> NDArray[np.float64]:
+        """Return `peak_flops_per_s` of an (n,) array of dtype names as (n,) float64."""
+        names, index = np.unique(np.asarray(dtypes, dtype=np.str_), return_inverse=True)
+        return np.array([self.peak_flops_per_s(str(d)) for d in names], dtype=np.float64)[index]
+
+
+def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfile:
+    """Build a profile from the content of its JSON file, checking every number.
+
+    Raises
+    ------
+    SchemaVersionError, ProfileError
+    """
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"profile '{origin}' has another schema version",
+            received=version,
+            allowed=SCHEMA_VERSION,
+            next_step="upgrade graphs to read newer profiles" if isinstance(version, int) else "add schema_version",
+        )
+
+    def figure(value: Any, where: str) -> Figure:
+        ok = isinstance(value, Mapping) and {"value", "source"} <= set(value)
+        number = value["value"] if ok else None
+        if not isinstance(number, (int, float)) or not math.isfinite(number) or number <= 0 or not value["source"]:
+            raise ProfileError(
+                f"{where} of profile '{origin}' is not usable",
+                received=value,
+                allowed='{"value": a finite number > 0, "source": where it comes from}',
+                next_step="correct the profile",
+            )
+        return Figure(float(number), str(value["source"]), str(value.get("note", "")))
+
+    try:
+        peaks = {canonical(d): figure(v, f"peak_flops_per_s[{d}]") for d, v in raw["peak_flops_per_s"].items()}
+        measured = raw.get("measured", {})
+        profile = HardwareProfile(
+            id=str(raw["id"]),
+            name=str(raw["name"]),
+            vendor=str(raw["vendor"]),
+            kind=str(raw["kind"]),
+            compute_units=int(raw["compute_units"]),
+            peaks=peaks,
+            bandwidth=figure(raw["bandwidth_bytes_per_s"], "bandwidth_bytes_per_s"),
+            caches={str(k): float(v) for k, v in raw.get("cache_bytes", {}).items()},
+            memory_bytes=raw.get("memory_bytes"),
+            clock_hz=raw.get("clock_hz"),
+            measured_peaks={
+                canonical(d): figure(v, f"measured peak_flops_per_s[{d}]")
+                for d, v in measured.get("peak_flops_per_s", {}).items()
+            },
+            measured_bandwidth=(
+                figure(measured["bandwidth_bytes_per_s"], "measured bandwidth_bytes_per_s")
+                if "bandwidth_bytes_per_s" in measured
+                else None
+            ),
+            model=raw.get("model"),
+            data=raw.get("data"),
+            calibration=dict(raw.get("calibration", {})),
+            aliases=tuple(raw.get("aliases", ())),
+            notes=tuple(raw.get("notes", ())),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ProfileError):
+            raise
+        raise ProfileError(
+            f"profile '{origin}' cannot be read ({type(error).__name__}: {error})",
+            next_step="compare it with a shipped file in profiles/",
+        ) from error
+    if profile.kind not in ("gpu", "cpu", "accelerator") or profile.compute_units < 1:
+        raise ProfileError(
+            f"profile '{origin}' has an unusable kind or compute_units",
+            received=(profile.kind, profile.compute_units),
+            allowed="kind gpu, cpu or accelerator; compute_units >= 1",
+            next_step="correct the profile",
+        )
+    return profile
+
+
+def read_profile(path: Path) -> HardwareProfile:
+    """Read one profile file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProfileError(
+            f"profile file '{path}' cannot be read ({error})", next_step="check the path and that it is JSON"
+        ) from error
+    if not isinstance(raw, dict):
+        raise ProfileError(f"profile file '{path}' does not hold an object", received=type(raw).__name__)
+    return from_dict(raw, origin=path.name)
+
+
+def hardware_ids() -> list[str]:
+    """Return the ids of all known hardware, sorted."""
+    return sorted(p.stem for p in assets.profile_files())
+
+
+def load_profile(hardware: str) -> HardwareProfile:
+    """Return the profile of a hardware id (or alias), or of a path to a profile file.
+
+    Raises
+    ------
+    UnknownHardwareError
+        With the nearest ids.  Another device's numbers are never used instead.
+    """
+    files = {p.stem: p for p in assets.profile_files()}
+    if hardware in files:
+        return read_profile(files[hardware])
+    path = Path(hardware)
+    if path.suffix == ".json":
+        if path.is_file():
+            return read_profile(path)
+        # A shipped profile may be named by its path while the current folder is elsewhere.
+        hardware = path.stem
+        if hardware in files:
+            return read_profile(files[hardware])
+    aliases: dict[str, Path] = {}
+    for p in files.values():
+        for alias in read_profile(p).aliases:
+            aliases[_fold(alias)] = p
+        aliases[_fold(p.stem)] = p
+    if _fold(hardware) in aliases:
+        return read_profile(aliases[_fold(hardware)])
+    raise UnknownHardwareError(
+        "unknown hardware",
+        received=hardware,
+        allowed=nearest(hardware, files),
+        next_step="`graphs hardware` lists all; a path to your own profile.json works too",
+    )
+
+
+def _fold(name: str) -> str:
+    """Return `name` without case and separators, so that ``intel_i7_12700k`` finds its alias."""
+    return name.lower().replace("_", "-").replace(" ", "-")

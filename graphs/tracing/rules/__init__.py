@@ -1,0 +1,9 @@
+"""From framework calls to operator kinds: one rule for each framework operator, by base name."""
+
+from graphs.tracing.rules.core import RULES, WHOLE, Call, Priced, price
+
+# Imported for their effect: each registers its rules.
+from graphs.tracing.rules import attention, convolution, gemm, memory, pointwise, reduction, spatial  # isort: skip
+
+__all__ = ["RULES", "WHOLE", "Call", "Priced", "attention", "convolution", "gemm", "memory", "pointwise", "price",
+           "reduction", "spatial"]  # fmt: skip

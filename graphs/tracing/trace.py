@@ -1,0 +1,320 @@
+"""A trace: the operator calls of one forward pass, in the words of the operator specifications.  Needs no torch."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import graphs.ops as ops
+from graphs.errors import DtypeError, OperatorParameterError, SchemaVersionError, TracingError, UnknownOperatorError
+
+SCHEMA = "graphs.trace"
+VERSION = 1
+
+#: exact: the kind was measured as this call; near: the same class of kernel; proxy: the same memory traffic as
+#: another kind; unmodelled: not priced.
+MATCHES = ("exact", "near", "proxy", "unmodelled")
+DTYPES = ("fp32", "tf32", "fp16", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class TracedOperator:
+    """Identical calls of one operator.
+
+    Attributes
+    ----------
+    op : str
+        Operator kind, or "" where nothing can price the call.
+    params : dict
+        Parameters of the kind, as `graphs.ops` takes them.
+    dtype : str
+        Short name.
+    count : int
+        How many identical calls.
+    module : str
+        Path of the module that made the first of them.
+    aten : str
+        The framework's name of the first of them.
+    match : str
+        One of `MATCHES`.
+    note : str
+        What a match that is not exact stands for.
+    modules : tuple of (str, int)
+        Calls of each module path; empty in compact traces.
+    """
+
+    op: str
+    params: Mapping[str, Any]
+    dtype: str
+    count: int = 1
+    module: str = ""
+    aten: str = ""
+    match: str = "exact"
+    note: str = ""
+    modules: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What makes two calls identical."""
+        return json.dumps([self.op, self.params, self.dtype, self.match, "" if self.op else self.aten], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Operator calls of one forward pass, and what is known of the model.
+
+    Attributes
+    ----------
+    operators : tuple of TracedOperator
+        In order of first call.
+    name : str
+        Name of the model, or the class of the module.
+    batch : int
+        First dimension of the first input tensor.
+    dtype : str
+        One of `DTYPES`; the dtype of the parameters where it was not asked for.
+    torch : str
+        Version that traced it.
+    parameters, parameter_bytes : int
+        Of distinct parameters, in the traced dtype; buffers are not parameters.
+    peak_activation_bytes : int
+        Largest sum of live tensors that the forward pass made, inputs included; 0 where unknown.
+    dispatched, views : int
+        Framework calls that ran, and those of them that move no data: both cost host time.
+    sequence : tuple of int
+        Index into `operators` of each call, in program order.
+    notes : tuple of str
+        What was assumed, such as the answer to a check of a mask.
+    """
+
+    operators: tuple[TracedOperator, ...]
+    name: str = ""
+    batch: int = 0
+    dtype: str = "fp32"
+    torch: str = ""
+    parameters: int = 0
+    parameter_bytes: int = 0
+    peak_activation_bytes: int = 0
+    dispatched: int = 0
+    views: int = 0
+    sequence: tuple[int, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        """Return the number of calls."""
+        return sum(o.count for o in self.operators)
+
+    @property
+    def flops(self) -> int:
+        """Algorithmic FLOP of all calls that are priced."""
+        return sum(
+            o.count * int(ops.evaluate(o.op, o.params, ops.itemsize(o.dtype)).flops) for o in self.operators if o.op
+        )
+
+    @property
+    def unmodelled(self) -> tuple[TracedOperator, ...]:
+        """Calls that nothing prices."""
+        return tuple(o for o in self.operators if o.match == "unmodelled")
+
+    def with_dtype(self, dtype: str) -> Trace:
+        """Return the same program under another tag: fp32 <-> tf32, fp16 <-> bf16.
+
+        Raises
+        ------
+        DtypeError
+            For a pair that runs different programs; trace the module again for those.
+        """
+        pairs = {("fp32", "tf32"), ("tf32", "fp32"), ("fp16", "bf16"), ("bf16", "fp16")}
+        if dtype == self.dtype:
+            return self
+        if (self.dtype, dtype) not in pairs:
+            raise DtypeError(
+                "this trace cannot be read as another dtype",
+                received=f"{self.dtype} as {dtype}",
+                allowed="fp32 and tf32 of one another, fp16 and bf16 of one another",
+                next_step="trace the module with dtype= instead",
+            )
+        return replace(self, dtype=dtype, operators=tuple(_retag(o, self.dtype, dtype) for o in self.operators))
+
+    def compact(self) -> Trace:
+        """Return the trace without the module paths of all but the first call of each kind."""
+        return replace(self, operators=tuple(replace(o, modules=()) for o in self.operators))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; fields at their defaults are left out."""
+        out: dict[str, Any] = {"schema": SCHEMA, "version": VERSION}
+        for name in _META:
+            if value := getattr(self, name):
+                out[name] = list(value) if isinstance(value, tuple) else value
+        out["operators"] = [_operator_to_dict(o) for o in self.operators]
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "trace") -> Trace:
+        """Return the trace in plain `data`.
+
+        Raises
+        ------
+        TracingError
+            If it is no trace or is damaged.
+        SchemaVersionError
+            If a newer version of this package wrote it.
+        """
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            raise _damaged(source, f"a JSON object with schema '{SCHEMA}'", type(data).__name__)
+        version = data.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise _damaged(source, "a positive integer as version", version)
+        if version > VERSION:
+            raise SchemaVersionError(
+                f"{source} was written by a newer version of this package",
+                received=version,
+                allowed=f"up to {VERSION}",
+                next_step="upgrade the package, or trace the model again",
+            )
+        try:
+            operators = tuple(_operator_from_dict(o) for o in data["operators"])
+            meta = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in _META}
+            trace = cls(operators=operators, **meta)
+            _check(trace)
+        except (KeyError, TypeError, ValueError, AttributeError, UnknownOperatorError, OperatorParameterError) as error:
+            raise _damaged(source, "the fields of a trace", str(error)) from error
+        return trace
+
+    def to_json(self) -> str:
+        """Return the trace as JSON text."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "trace") -> Trace:
+        """Return the trace in JSON `text`; raises as `from_dict`."""
+        return cls.from_dict(parse_json(text, source), source)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trace to a ``.json`` or ``.json.gz`` file."""
+        path = Path(path)
+        data = self.to_json().encode()
+        # mtime=0: the same trace gives the same bytes.
+        path.write_bytes(gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trace:
+        """Read a trace; raises `TracingError` for a missing or damaged file, else as `from_dict`."""
+        return cls.from_json(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return what a ``.json`` or ``.json.gz`` file holds, or raise `TracingError`."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise TracingError(
+            "a trace file cannot be read", received=str(path), allowed="a readable file", next_step=str(error)
+        ) from error
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, ValueError) as error:
+        raise _damaged(str(path), "intact gzip data", str(error)) from error
+
+
+def parse_json(text: str | bytes, source: str) -> Any:
+    """Return JSON `text` as plain data, or raise `TracingError`."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _damaged(source, "JSON text", str(error)) from error
+
+
+def merge(calls: list[TracedOperator]) -> tuple[tuple[TracedOperator, ...], tuple[int, ...]]:
+    """Merge identical calls.
+
+    Returns
+    -------
+    operators : tuple of TracedOperator
+        One for each distinct call, in order of first appearance.
+    sequence : tuple of int
+        For each call its index into `operators`.
+    """
+    index: dict[str, int] = {}
+    members: list[list[TracedOperator]] = []
+    sequence = []
+    for call in calls:
+        i = index.setdefault(call.key, len(members))
+        if i == len(members):
+            members.append([])
+        members[i].append(call)
+        sequence.append(i)
+    merged = []
+    for group in members:
+        paths: dict[str, int] = {}
+        for call in group:
+            paths[call.module] = paths.get(call.module, 0) + call.count
+        merged.append(replace(group[0], count=sum(c.count for c in group), modules=tuple(paths.items())))
+    return tuple(merged), tuple(sequence)
+
+
+_META = tuple(f for f in Trace.__dataclass_fields__ if f != "operators")
+
+
+def _retag(operator: TracedOperator, old: str, new: str) -> TracedOperator:
+    if "tf32" in (old, new):
+        if operator.dtype not in ("fp32", "tf32") or not operator.op or not ops.get(operator.op).uses_matrix_units:
+            return operator
+        return replace(operator, dtype=new)
+    params = dict(operator.params)
+    if params.get("to") == old:
+        params["to"] = new
+    return replace(operator, dtype=new if operator.dtype == old else operator.dtype, params=params)
+
+
+def _operator_to_dict(operator: TracedOperator) -> dict[str, Any]:
+    out: dict[str, Any] = {"op": operator.op, "params": dict(operator.params), "dtype": operator.dtype}
+    if operator.count != 1:
+        out["count"] = operator.count
+    for name in ("module", "aten", "note"):
+        if value := getattr(operator, name):
+            out[name] = value
+    if operator.match != "exact":
+        out["match"] = operator.match
+    if operator.modules:
+        out["modules"] = [list(m) for m in operator.modules]
+    return out
+
+
+def _operator_from_dict(data: dict[str, Any]) -> TracedOperator:
+    data = dict(data)
+    data["modules"] = tuple((str(path), int(count)) for path, count in data.get("modules", ()))
+    return TracedOperator(**data)
+
+
+def _check(trace: Trace) -> None:
+    """Raise for values that no tracer writes: they would give wrong estimates later, and in silence."""
+    for o in trace.operators:
+        if o.match not in MATCHES or not isinstance(o.count, int) or o.count < 1:
+            raise ValueError(f"operator {o.op!r}: match {o.match!r}, count {o.count!r}")
+        if o.op:
+            ops.get(o.op).validate(o.params)
+            ops.canonical(o.dtype)
+        elif o.match != "unmodelled":
+            raise ValueError(f"{o.aten!r} has no operator kind but match {o.match!r}")
+    if trace.dtype not in DTYPES:
+        raise ValueError(f"dtype {trace.dtype!r}")
+    for name in ("batch", "parameters", "parameter_bytes", "peak_activation_bytes", "dispatched", "views"):
+        if not isinstance(getattr(trace, name), int) or getattr(trace, name) < 0:
+            raise ValueError(f"{name} {getattr(trace, name)!r}")
+    if any(not isinstance(i, int) or not 0 <= i < len(trace.operators) for i in trace.sequence):
+        raise ValueError("sequence points outside the operators")
+
+
+def _damaged(source: str, allowed: str, received: Any) -> TracingError:
+    return TracingError(
+        f"{source} is not a usable trace", received=received, allowed=allowed, next_step="trace the model again"
+    )

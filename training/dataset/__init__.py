@@ -1,0 +1,1 @@
+"""Measured tables: schema, storage, import and the held-out splits."""
