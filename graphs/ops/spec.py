@@ -70,6 +70,8 @@ class Param:
         return self._integer(op, value)
 
     def _integer(self, op: str, value: Any) -> int:
+        if type(value) is int and self.low <= value <= LARGEST:  # nearly all; the rest of this costs time
+            return value
         # Data frames turn integer columns with holes into floats: an integral float is the same number.
         integral = (
             not isinstance(value, bool)

@@ -36,6 +36,11 @@ class View:
         return self.dtype in ("fp32", "fp16", "bf16", "fp64", "fp8")
 
     @property
+    def measured(self) -> bool:
+        """Whether operators are measured in this dtype."""
+        return self.dtype in FLOATS
+
+    @property
     def contiguous(self) -> bool:
         expected = 1
         for n, s in zip(reversed(self.shape), reversed(self.stride), strict=True):

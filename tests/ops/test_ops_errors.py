@@ -115,6 +115,22 @@ def test_inconsistent_shapes(op: str, params: dict[str, Any], rule: str) -> None
     assert rule in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("op", "params", "flops"),
+    [
+        ("conv2d", {"n": 1, "c": 2, "h": 5, "w": 5, "o": 3, "k": 7, "pad": 1}, 2 * 3 * 2 * 49),
+        ("dwconv2d", {"n": 1, "c": 2, "h": 5, "w": 5, "k": 7, "pad": 1}, 2 * 2 * 49),
+        ("conv1d", {"n": 1, "c": 2, "l": 5, "o": 3, "k": 7, "pad": 1}, 2 * 3 * 2 * 7),
+        ("maxpool2d", {"n": 1, "c": 2, "h": 5, "w": 5, "k": 7, "pad": 1}, 2 * 49),
+        ("avgpool2d", {"n": 1, "c": 2, "h": 7, "w": 7, "k": 7}, 2 * 49),
+        ("maxpool2d", {"n": 1, "c": 2, "h": 2, "w": 2, "k": 4, "pad": 2}, 2 * 9 * 16),
+        ("conv_transpose2d", {"n": 1, "c": 2, "h": 1, "w": 1, "o": 3, "k": 3, "pad": 1}, 2 * 2 * 3 * 9),
+    ],
+)
+def test_the_limits_of_the_rules_are_allowed(op: str, params: dict[str, Any], flops: int) -> None:
+    assert ops.evaluate(op, params, itemsize=2).flops == flops
+
+
 @pytest.mark.parametrize(("name", "near"), [("matmull", "matmul"), ("conv3d", "conv2d"), ("layer_norm", "layernorm")])
 def test_unknown_operator_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UnknownOperatorError) as caught:

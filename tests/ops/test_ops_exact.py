@@ -222,9 +222,9 @@ ONE_INPUT = [
 )
 def test_flops_and_bytes(op: str, params: dict[str, Any], itemsize: int, flops: int, nbytes: int) -> None:
     cost = ops.evaluate(op, params, itemsize)
-    assert cost == (flops, nbytes)
     assert type(cost.flops) is int
     assert type(cost.bytes) is int
+    assert cost == (flops, nbytes)
 
 
 @pytest.mark.parametrize("op", ONE_INPUT)

@@ -104,8 +104,8 @@ def cat(call: Call) -> list[Priced]:
         dim %= len(out.shape)
         parts = [_unsqueezed(v, dim) for v in parts]
     dim %= len(out.shape)
-    dtype, elements = storage(out.dtype, out.itemsize)
-    if elements != 1.0:
+    dtype = out.dtype
+    if not out.measured:
         return traffic(call, f"cat of {out.dtype}")
     notes = [] if all(v.contiguous for v in parts) or out.channels_last else ["strided inputs"]
     if len({v.dtype for v in parts}) > 1:
@@ -173,11 +173,11 @@ def select(call: Call) -> list[Priced]:
     x, out = call.args[0], call.result
     if not out.numel:
         return []
-    dtype, elements = storage(x.dtype, x.itemsize)
+    dtype = storage(x.dtype, x.itemsize)[0]
     if call.base == "gather":
         return traffic(call, "gather as its traffic", nbytes=2 * out.bytes + call.arg(2, "index").bytes)
     dim, index = _one_index(call)
-    if index is None or elements != 1.0:
+    if index is None or not x.measured:
         # As much read as written, and the indices.
         return traffic(call, f"{call.base} as its traffic", dtype, 2 * out.bytes + sum(v.bytes for v in call.inputs[1:]))
     cols = math.prod(x.shape[dim + 1 :])
@@ -204,12 +204,11 @@ def roll(call: Call) -> list[Priced]:
     shifts = shifts if isinstance(shifts, (list, tuple)) else [shifts]
     if len(x.shape) == 4 and tuple(dims) == (1, 2) and len(set(shifts)) == 1 and x.numel:
         n, h, w, c = x.shape
-        dtype, elements = storage(x.dtype, x.itemsize)
-        if elements == 1.0:
+        if x.measured:
             notes = ["" if x.contiguous else "a strided input"]
             # Back by as much is the same movement.
             params = {"n": n, "h": h, "w": w, "c": c, "shift": abs(shifts[0])}
-            return [Priced("roll", params, dtype, *both(notes))]
+            return [Priced("roll", params, x.dtype, *both(notes))]
     return traffic(call, "roll of other dimensions")
 
 
@@ -221,8 +220,7 @@ def pad(call: Call) -> list[Priced]:
         return copied(x)
     if len(x.shape) == 4 and len(amounts) == 4 and len(set(amounts)) == 1 and amounts[0] > 0:
         if x.contiguous or x.channels_last:
-            dtype, elements = storage(x.dtype, x.itemsize)
-            if elements == 1.0:
-                return [Priced("pad2d", {**nchw(x), "pad": amounts[0]}, dtype)]
+            if x.measured:
+                return [Priced("pad2d", {**nchw(x), "pad": amounts[0]}, x.dtype)]
     # All is filled, then the input is copied into it.
     return traffic(call, "padding of other sides", nbytes=x.bytes + out.bytes)

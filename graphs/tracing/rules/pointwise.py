@@ -27,14 +27,13 @@ def one(call: Call, x: View, kind: str, notes: list[str] | None = None) -> list[
     if not x.numel:
         return []
     notes = list(notes or [])
-    dtype, elements = storage(x.dtype, x.itemsize)
-    if dtype != x.dtype:
+    if not x.measured:
         return traffic(call, f"{call.base} of {x.dtype}")
     if not x.dense:
         notes.append("a strided input")
     if kind == "relu" and len(x.shape) == 4 and x.dense and (x.contiguous or x.channels_last) and not notes:
-        return [Priced("relu_nd", nchw(x), dtype)]
-    return [Priced(kind, {"numel": x.numel}, dtype, *both(notes))]
+        return [Priced("relu_nd", nchw(x), x.dtype)]
+    return [Priced(kind, {"numel": x.numel}, x.dtype, *both(notes))]
 
 
 @rule("relu", *UNARY)
@@ -115,7 +114,7 @@ def where(call: Call) -> list[Priced]:
         return []
     mask, others = (call.args[0], call.args[1:]) if call.base == "where" else (call.args[1], (call.args[0], *call.args[2:]))
     big = [v for v in others if isinstance(v, View) and v.numel > 1]
-    if storage(out.dtype, out.itemsize)[1] != 1.0:
+    if not out.measured:
         return traffic(call, f"{call.base} of {out.dtype}")
     shape = pattern(out, mask)
     notes = []
@@ -133,7 +132,7 @@ def several(call: Call, kind: str, operands: list[View], notes: list[str]) -> li
         return []
     # Numbers and 0-d tensors are no operands that are read; what is left decides.
     tensors = [v for v in operands if v.numel > 1 or out.numel == 1]
-    if storage(out.dtype, out.itemsize)[1] != 1.0:
+    if not out.measured:
         return traffic(call, f"{call.base} of {out.dtype}")
     mixed = {v.dtype for v in tensors} - {out.dtype}
     notes = notes + ([f"an operand in {', '.join(sorted(mixed))}"] if mixed else [])

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from graphs.tracing.layout import View
-from graphs.tracing.rules.core import Call, Priced, both, nchw, rule, storage, traffic
+from graphs.tracing.rules.core import Call, Priced, both, nchw, rule, traffic
 from graphs.tracing.rules.memory import copied
 
 
@@ -19,7 +19,7 @@ def reduce(call: Call, kind: str, dims: Any, notes: list[str]) -> list[Priced]:
     dims = tuple(dims) if isinstance(dims, (tuple, list)) else (dims,) if isinstance(dims, int) else ()
     over = {d % ndim for d in dims} if dims and ndim else set(range(ndim))
     cols = math.prod(x.shape[d] for d in over)
-    if storage(x.dtype, x.itemsize)[1] != 1.0:
+    if not x.measured:
         return traffic(call, f"{call.base} of {x.dtype}")
     notes = list(notes)
     if not _inner(x, over):
@@ -69,7 +69,7 @@ def _along(call: Call, kind: str, dim: int, notes: list[str]) -> list[Priced]:
     x = call.args[0]
     if not x.numel or not x.shape:
         return []
-    if storage(x.dtype, x.itemsize)[1] != 1.0:
+    if not x.measured:
         return traffic(call, f"{call.base} of {x.dtype}")
     cols = x.shape[dim]
     if math.prod(x.shape[dim % len(x.shape) + 1 :]) != 1:

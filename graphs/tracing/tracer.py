@@ -1,0 +1,193 @@
+"""Runs a module on tensors without data and returns the trace of its operator calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from graphs.errors import DtypeError, GraphsError, TracingError
+from graphs.tracing.compat import library_shims
+from graphs.tracing.recorder import ORIGIN, Recorder
+from graphs.tracing.trace import DTYPES, Trace, merge
+
+Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+_TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_SHORT = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, name: str | None = None) -> Trace:
+    """Trace the forward pass of `module` without running it.
+
+    No weight is allocated and nothing is computed: parameters, buffers and inputs are replaced by tensors that have
+    a shape only, for the time of the call.  The module runs under no_grad in its own train or eval state.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        On any device, meta included.
+    inputs : tensor, tuple of positional arguments, or dict of keyword arguments
+        Of any device; only shapes, strides and dtypes are read.
+    dtype : {"fp32", "tf32", "fp16", "bf16"}, optional
+        Trace the module as if it and its floating inputs were converted.  tf32 is the fp32 program with the products
+        tagged tf32.  None: as given.
+    name : str, optional
+        Name of the model; the class of the module by default.
+
+    Returns
+    -------
+    Trace
+
+    Raises
+    ------
+    TracingError
+        If the module needs values, not only shapes, or fails on these inputs.
+    DtypeError
+        For another dtype.
+
+    Examples
+    --------
+    >>> t = trace(torch.nn.Linear(8, 4), torch.empty(2, 8, device="meta"))
+    >>> t.operators[0].op, dict(t.operators[0].params)
+    ('linear', {'m': 2, 'n': 4, 'k': 8, 'bias': True})
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise DtypeError("this dtype cannot be traced", received=dtype, allowed=", ".join(DTYPES),
+                         next_step="leave it out to trace the module as it is")  # fmt: skip
+    if not isinstance(module, torch.nn.Module):
+        raise TracingError("only a torch.nn.Module can be traced", received=type(module).__name__,
+                           allowed="torch.nn.Module", next_step="wrap the function in a module's forward")  # fmt: skip
+    target = _TORCH[dtype] if dtype else None
+    parameters = list({id(p): p for p in module.parameters()}.values())
+    recorder = Recorder(tf32=dtype == "tf32")
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.no_grad(), fake, library_shims(), _without_data(module, target) as count:
+        args, kwargs = _arguments(_as_fakes(inputs, target))
+        given = sum(t.untyped_storage().nbytes() for t in _leaves((args, kwargs)))
+        _run(module, args, kwargs, recorder)
+    operators, sequence = merge(recorder.calls)
+    as_given = next((p.dtype for p in parameters if p.dtype in _SHORT), None)
+    return Trace(
+        operators=operators,
+        name=name or type(module).__name__,
+        batch=next((t.shape[0] for t in _leaves((args, kwargs)) if t.dim()), 0),
+        dtype=dtype or _SHORT.get(as_given or _first_float((args, kwargs)), "fp32"),
+        torch=torch.__version__.split("+")[0],
+        parameters=sum(p.numel() for p in parameters),
+        parameter_bytes=count,
+        peak_activation_bytes=given + recorder.peak_bytes,
+        dispatched=recorder.dispatched,
+        views=recorder.views,
+        sequence=sequence,
+        notes=tuple(recorder.notes),
+    )
+
+
+def _run(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], recorder: Recorder) -> None:
+    try:
+        # Below autograd, operators arrive as the module called them (linear, attention), not taken apart.
+        with _module_paths(module, recorder.path), recorder, torch._C._AutoDispatchBelowAutograd():
+            module(*args, **kwargs)
+    except GraphsError:
+        raise
+    except Exception as error:
+        # Python errors of the module are its own; the chained traceback shows where.
+        where = recorder.path[-1]
+        raise TracingError(
+            f"{type(module).__name__} failed on these inputs" + (f", in its module '{where}'" if where else ""),
+            received=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            allowed="inputs that the module accepts",
+            next_step="run the module once on real tensors of these shapes and dtypes",
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_data(module: torch.nn.Module, target: torch.dtype | None) -> Iterator[int]:
+    """Replace parameters and buffers by tensors without data; yield the bytes of the distinct parameters.
+
+    All attributes are put back as they were: a module that keeps tensors between calls must not keep these.
+    """
+    known: dict[int, Any] = {}
+    saved: list[tuple[torch.nn.Module, dict[str, Any]]] = []
+    nbytes = 0
+    try:
+        for m in module.modules():
+            saved.append((m, dict(m.__dict__)))
+            for store in ("_parameters", "_buffers"):
+                own = m.__dict__[store]
+                new = type(own)()
+                for key, tensor in own.items():
+                    if tensor is not None and id(tensor) not in known:
+                        known[id(tensor)] = replaced = _as_fake(tensor, target, store == "_parameters")
+                        if store == "_parameters":
+                            nbytes += replaced.numel() * replaced.element_size()
+                    new[key] = None if tensor is None else known[id(tensor)]
+                m.__dict__[store] = new
+        yield nbytes
+    finally:
+        for m, attributes in saved:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+
+
+def _as_fake(tensor: torch.Tensor, target: torch.dtype | None, parameter: bool = False) -> torch.Tensor:
+    dtype = target if target is not None and tensor.is_floating_point() else tensor.dtype
+    out = torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=dtype, device="cpu")
+    out = torch.nn.Parameter(out, requires_grad=False) if parameter else out
+    if out.is_floating_point():
+        setattr(out, ORIGIN, "data")
+    return out
+
+
+def _as_fakes(value: Any, target: torch.dtype | None) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _as_fake(value, target)
+    if isinstance(value, Mapping):
+        return {k: _as_fakes(v, target) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_as_fakes(v, target) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+def _leaves(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    return [t for v in value for t in _leaves(v)] if isinstance(value, (list, tuple)) else []
+
+
+def _first_float(value: Any) -> torch.dtype:
+    return next((t.dtype for t in _leaves(value) if t.is_floating_point()), torch.float32)
+
+
+@contextlib.contextmanager
+def _module_paths(module: torch.nn.Module, path: list[str]) -> Iterator[None]:
+    """Keep in `path` the names of the modules being run, the innermost last."""
+    names = {id(m): name for name, m in module.named_modules()}
+    hooks = torch.nn.modules.module
+
+    def enter(m: torch.nn.Module, args: Any) -> None:
+        # A module made on the way has no name; it counts to the one around it.
+        path.append(names.get(id(m), path[-1]))
+
+    def leave(m: torch.nn.Module, args: Any, out: Any) -> None:
+        path.pop()
+
+    handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

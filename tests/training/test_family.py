@@ -1,0 +1,78 @@
+"""Fitting: recovers what it should, deterministic, and its intervals cover what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from training.fit.family import Rows, _weigh, conformal, fit_family
+
+
+def synthetic(n: int, noise: float, seed: int = 0) -> Rows:
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, (n, 4))
+    # real features hold the size too, from which the fixed cost of a call is learnt
+    roofline = 10.0 ** (-4.5 + 0.75 * x[:, 3])
+    log_ratio = 0.5 + 0.4 * x[:, 0] + 0.3 * np.sin(2 * x[:, 1]) + rng.normal(0, noise, n)
+    latency = (1e-6 + roofline) * np.exp(log_ratio)
+    return Rows(x, latency, roofline, rng.integers(0, 5, n), rng.random(n) < 0.7)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    rows = synthetic(900, noise=0.05)
+    return rows, fit_family(rows, seed=0)
+
+
+def test_held_out_error_is_near_the_noise(fitted) -> None:
+    rows, f = fitted
+    held_out = ~rows.train
+    prediction = f.weights @ np.stack([m.predict(rows.x[held_out]) for m in f.twin])
+    truth = np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out]
+    # a normal error of 0.05 has a median absolute deviation of 0.034
+    assert np.median(np.abs(prediction - truth)) < 0.05
+
+
+def test_interval_covers_held_out_rows(fitted) -> None:
+    rows, f = fitted
+    held_out = ~rows.train
+    each = np.stack([m.predict(rows.x[held_out]) for m in f.twin])
+    residual = np.abs(f.weights @ each - np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out])
+    coverage = (residual <= f.interval.half_width(each.std(axis=0))).mean()
+    # about 270 rows: 90 % +- 4 standard errors
+    assert 0.9 - 4 * 0.0183 < coverage < 0.9 + 4 * 0.0183
+
+
+def test_same_seed_same_model(fitted) -> None:
+    rows, f = fitted
+    again = fit_family(rows, seed=0)
+    assert again.scores == f.scores
+    for a, b in zip(f.final, again.final, strict=True):
+        np.testing.assert_array_equal(a.predict(rows.x[:50]), b.predict(rows.x[:50]))
+
+
+def test_weights_prefer_the_better_member_and_sum_to_one() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=400)
+    good, bad = y + rng.normal(0, 0.1, 400), rng.normal(size=400)
+    w = _weigh(np.stack([good, bad]), y)
+    assert w.sum() == pytest.approx(1.0)
+    assert w[0] > 0.9
+
+
+def test_conformal_quantile_against_a_hand_made_case() -> None:
+    # scores 1..19 (spread + floor = 1): rank ceil(20 * 0.9) = 18
+    interval = conformal(np.arange(1.0, 20.0), np.full(19, 1.0 - 0.02))
+    assert interval.quantile == pytest.approx(18.0)
+
+
+def test_conformal_coverage_is_as_promised_over_many_draws() -> None:
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(300):
+        spread = rng.uniform(0.05, 0.3, 250)
+        residual = np.abs(rng.normal(0, spread))
+        interval = conformal(residual[:200], spread[:200])
+        covered.append((residual[200:] <= interval.half_width(spread[200:])).mean())
+    # theory: between 0.9 and 0.9 + 1/201; 300 x 50 rows have a standard error of about 0.003
+    assert 0.9 - 0.012 < np.mean(covered) < 0.905 + 0.012

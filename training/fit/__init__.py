@@ -1,0 +1,1 @@
+"""Fitting efficiency models to measured tables."""

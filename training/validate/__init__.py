@@ -1,0 +1,1 @@
+"""Accuracy on rows that the model did not see, beside honest baselines."""
