@@ -13,7 +13,7 @@ import graphs
 from graphs.errors import GraphsError, OperatorParameterError
 from graphs.estimation import estimate_trace
 from graphs.hardware.mappers.registry import create_mapper
-from graphs.tracing.trace import TracedOperator, Trace
+from graphs.tracing.trace import Trace, TracedOperator
 
 SQUARE = {"m": 2048, "n": 2048, "k": 2048}
 

@@ -17,7 +17,8 @@ from graphs.hardware.mappers.registry import create_mapper
 from graphs.hardware.profile import HardwareProfile, load_profile
 from training.dataset.store import read_models, read_ops
 from training.fit.card import write_card
-from training.fit.model import read_frame, train_model
+from training.fit.host import fit_host
+from training.fit.model import calibration_with, read_frame, train_model
 from training.validate import holdout
 from training.validate.models import score_models
 from training.validate.render import render, verdict
@@ -68,6 +69,11 @@ def train(hardware: str, data: Path | None, out: Path | None, seed: int, as_json
     progress("scoring the held-out rows")
     train_rows = trained.frame[trained.frame["split"] == "train"]
     summary = summarise(held_out, train_rows, profile, _WHAT_TWIN, trained.model.header["provenance"])
+    models = _models_frame(profile, None, None, data)
+    if models is not None:
+        trained.model.header["eager"] = fit_host(
+            models, create_mapper(hardware, calibration=calibration_with(trained.model))
+        )
     trained.model.header["scores"] = {
         "held_out": {"all": summary["all"], "by_split": summary["by_split"], "by_family": summary["by_family"]},
         "baselines": {n: b["all"] for n, b in summary["baselines"].items()},
@@ -83,14 +89,16 @@ def train(hardware: str, data: Path | None, out: Path | None, seed: int, as_json
 
 
 _WHAT_TWIN = (
-    "Held-out rows of the project's own data (random 15 %, whole layer shapes, largest FLOP), predicted by a twin of the"
-    " shipped model: the same recipe, fitted without these rows."
+    "Held-out rows of the project's own data (random 15 %, whole layer shapes, largest FLOP), predicted by a twin of"
+    " the shipped model: the same recipe, fitted without these rows."
 )
 
 
 @click.command()
 @click.option("--hardware", required=True, help="hardware id")
-@click.option("--ops", "ops_file", type=click.Path(exists=True, path_type=Path), help="operator rows (CSV, CSV.gz, parquet)")
+@click.option(
+    "--ops", "ops_file", type=click.Path(exists=True, path_type=Path), help="operator rows (CSV, CSV.gz, parquet)"
+)
 @click.option("--models", "models_file", type=click.Path(exists=True, path_type=Path), help="whole-model rows")
 @click.option("--calibration", help="profile or fitted model to score instead of the shipped one")
 @click.option("--data", type=click.Path(path_type=Path), help="folder of measured tables  [default: data/HARDWARE]")
@@ -128,7 +136,13 @@ def _ops_summary(
     named: str | None, data: Path | None,
 ) -> dict[str, Any]:  # fmt: skip
     provenance = dict(calibration.metadata.details)
-    empty: dict[str, Any] = {"hardware": profile.id, "what": "", "all": {"n": 0}, "baselines": {}, "provenance": provenance}
+    empty: dict[str, Any] = {
+        "hardware": profile.id,
+        "what": "",
+        "all": {"n": 0},
+        "baselines": {},
+        "provenance": provenance,
+    }
     if ops_file is None and models_file is not None:
         return {**empty, "by_op": {}, "by_dtype": {}, "by_split": {}}
     frame = None
@@ -164,9 +178,7 @@ def _ops_summary(
     return summarise(holdout.predict(rows, calibration), known, profile, what, provenance)
 
 
-def _models_frame(
-    profile: HardwareProfile, ops_file: Path | None, models_file: Path | None, data: Path | None
-) -> Any:
+def _models_frame(profile: HardwareProfile, ops_file: Path | None, models_file: Path | None, data: Path | None) -> Any:
     if models_file is not None:
         table = read_models(models_file)
         if table.rejected:

@@ -17,8 +17,8 @@ from graphs.tracing.frontends import load_model
 from graphs.tracing.library import default_folder
 
 #: Two batches to learn how dimensions grow, and those that check it.
-FIT = (3, 5)
-CHECK = (2, 8, 64)
+FIT = (8, 24)
+CHECK = (2, 3, 64)
 #: Stored one by one where they do not grow evenly.
 SINGLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -77,10 +77,9 @@ def build(spec: str) -> dict[str, Any]:
         both = {k: family.shared(single[k], half[k]) for k in single}
         if all(both.values()):
             stored = {family.ANY: both}
-    libraries = {name: _version(name) for name in ("torchvision", "transformers")}
     library = "torchvision" if spec.startswith("torchvision:") else "transformers"
-    return {"schema": family.SCHEMA, "version": family.VERSION, "name": model.name, "torch": torch.__version__.split("+")[0],
-            library: libraries[library], "programs": stored}  # fmt: skip
+    built = {"torch": torch.__version__.split("+")[0], library: _version(library)}
+    return {"schema": family.SCHEMA, "version": family.VERSION, "name": model.name, **built, "programs": stored}
 
 
 def _version(name: str) -> str:

@@ -67,9 +67,12 @@ def to_dict(e: LatencyEstimate) -> dict[str, Any]:
 def render(e: LatencyEstimate, top: int) -> str:
     """Return the estimate as text: total, operators by time, and what was not modelled."""
     low, high = e.interval_s
-    interval = f"  (90 %: {seconds(low)} to {seconds(high)})" if math.isfinite(low) else "  (no interval: not calibrated)"
+    interval = (
+        f"  (90 %: {seconds(low)} to {seconds(high)})" if math.isfinite(low) else "  (no interval: not calibrated)"
+    )
+    title = f"{e.name or 'model'}, batch {e.batch}, {e.dtype}, {e.mode} time on {e.hardware}"
     lines = [
-        f"{e.name or 'model'}, batch {e.batch}, {e.dtype}, {e.mode} time on {e.hardware}: {seconds(e.latency_s)}{interval}",
+        f"{title}: {seconds(e.latency_s)}{interval}",
         f"{si(e.flops, 'FLOP')}, {si(e.flops / e.latency_s, 'FLOP/s')}, {len(e.operators)} operators; time by source: "
         + ", ".join(f"{s} {percent(t)}" for s, t in sorted(e.coverage["time"].items(), key=lambda x: -x[1])),
         "",
@@ -87,7 +90,9 @@ def render(e: LatencyEstimate, top: int) -> str:
         lines += [table(header, rows, "r   rrr"), ""]
     if len(merged) > len(rows):
         rest = sum(t for _, _, t in merged[len(rows) :])
-        lines.append(f"... and {len(merged) - len(rows)} more kinds of call, {percent(rest / e.latency_s)} of the time.")
+        lines.append(
+            f"... and {len(merged) - len(rows)} more kinds of call, {percent(rest / e.latency_s)} of the time."
+        )
     remarks: dict[str, list[Any]] = {}
     for o, count, total in merged:
         if o.source in ("default", "unmodelled", "proxy", "calibrated_roofline") or o.source == "overhead":
@@ -105,7 +110,9 @@ def render(e: LatencyEstimate, top: int) -> str:
 
 
 def _params(params: dict[str, Any]) -> str:
-    return " ".join(f"{k}={v}" for k, v in params.items() if v is not None and v is not False)
+    """Return parameters as text, without those that change nothing."""
+    plain = {"groups": 1, "fmt": "contiguous", "pad": 0}
+    return " ".join(f"{k}={v}" for k, v in params.items() if v is not None and v is not False and plain.get(k, "") != v)
 
 
 def _merge(operators: Sequence[OperatorEstimate]) -> list[tuple[OperatorEstimate, int, float]]:

@@ -50,7 +50,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: str = "")
     lines = []
     for j, r in enumerate(cells):
         parts = [
-            c.rjust(w) if right[i : i + 1] == "r" else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+            c.rjust(w) if right[i : i + 1] == "r" else c.ljust(w)
+            for i, (c, w) in enumerate(zip(r, widths, strict=True))
         ]
         lines.append("  ".join(parts).rstrip())
         if j == 0:

@@ -89,6 +89,8 @@ def group_operators(
             allowed="equal lengths",
             next_step="give one entry a row in each column",
         )
+    # Columns of a data frame are indexed by label: positions need lists.
+    op, dtype, params = list(op), list(dtype), list(params)
     members: dict[str, list[int]] = {}
     for i, name in enumerate(op):
         members.setdefault(str(name), []).append(i)

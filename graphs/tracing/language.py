@@ -110,9 +110,11 @@ def _from_json(transformers: Any, path: Path) -> tuple[Any, Any]:
         data = json.loads(path.read_text())
         config = transformers.AutoConfig.for_model(**data)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise TracingError("a transformers configuration cannot be read", received=str(path),
-                           allowed="a config.json with a model_type that transformers knows",
-                           next_step=str(error).splitlines()[0] if str(error) else "check the file") from error  # fmt: skip
+        raise TracingError(
+            "a transformers configuration cannot be read", received=str(path),
+            allowed="a config.json with a model_type that transformers knows",
+            next_step=str(error).splitlines()[0] if str(error) else "check the file",
+        ) from error  # fmt: skip
     named = [getattr(transformers, a, None) for a in data.get("architectures") or ()]
     classes = [c for c in named if c is not None]
     if classes:

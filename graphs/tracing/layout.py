@@ -65,7 +65,8 @@ class View:
         """Whether a 4-d tensor lies as (n, h, w, c) and not also as (n, c, h, w)."""
         if len(self.shape) != 4 or self.contiguous:
             return False
-        return View(*(tuple(x[i] for i in (0, 2, 3, 1)) for x in (self.shape, self.stride)), "", 1).contiguous
+        shape, stride = (tuple(x[i] for i in (0, 2, 3, 1)) for x in (self.shape, self.stride))
+        return View(shape, stride, "", 1).contiguous
 
     @property
     def fmt(self) -> str:

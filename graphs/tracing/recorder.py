@@ -52,7 +52,7 @@ class _OpInfo:
         )
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator call that would run on the device.
 
     Attributes
@@ -67,7 +67,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, *, tf32: bool = False) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tf32 = tf32
         self.calls: list[TracedOperator] = []
         self.notes: list[str] = []
@@ -95,7 +95,10 @@ class Recorder(TorchDispatchMode):
                 return func._op_dk(_DISPATCH_KEY, *args, **kwargs)
         if info.base == "_local_scalar_dense":
             return self._scalar(func, info, args)
-        if info.base in ("equal", "_nested_tensor_from_mask_left_aligned"):
+        if info.base == "_nested_tensor_from_mask_left_aligned":
+            # Asked by encoders with a padding mask: no, so that nothing is packed.
+            return self._noted(self.path[-1] or "(the model)", "the padding", False)
+        if info.base == "equal":
             return self._answer(info, args, False)
         args, kwargs = _onto_cpu(args, kwargs)
         out = self._run(func, info, args, kwargs)
@@ -167,8 +170,8 @@ class Recorder(TorchDispatchMode):
         if info.base.endswith("_like") or info.base.startswith("new_"):
             # Only the shape is read.
             return
-        origins = {getattr(t, ORIGIN, None) for t in _tensors(args)} - {None}
-        origin = "nonfinite" if info.base in _NONFINITE else next(iter(sorted(origins)), None)
+        origins = sorted({str(getattr(t, ORIGIN, "")) for t in _tensors(args)} - {""})
+        origin = "nonfinite" if info.base in _NONFINITE else next(iter(origins), None)
         if origin:
             for t in _tensors(out):
                 setattr(t, ORIGIN, origin)
@@ -191,12 +194,12 @@ class Recorder(TorchDispatchMode):
         tensors = _tensors(args)
         where = self.path[-1] or "(the model)"
         origins = {getattr(t, ORIGIN, None) for t in tensors}
-        if info.base != "_local_scalar_dense" or tensors[0].dtype == torch.bool:
-            if "data" not in origins:
-                return self._noted(where, *(("non-finite values", False) if "nonfinite" in origins else ("a mask", guess)))
+        if "data" not in origins and (info.base != "_local_scalar_dense" or tensors[0].dtype == torch.bool):
+            finite = "nonfinite" not in origins
+            return self._noted(where, "a mask" if finite else "non-finite values", guess and finite)
         raise TracingError(
             "the module asks for the value of a tensor, which a trace does not have",
-            received=f"{info.aten} of a {tensors[0].dtype} tensor of shape {tuple(tensors[0].shape)} in module '{where}'",
+            received=f"{info.aten} of {tensors[0].dtype}, shape {tuple(tensors[0].shape)}, in module '{where}'",
             allowed="control flow that depends on shapes and Python values only",
             next_step="pass the value as a Python number, use torch.where, or trace each branch as a module of its own",
         )
@@ -304,7 +307,14 @@ def _multi_head_out(bound: Mapping[str, Any]) -> Any:
     return out, q.new_empty((b, s, s) if average else (b, bound["num_head"], s, s))
 
 
+def _batch_norm_out(bound: Mapping[str, Any]) -> Any:
+    # As the framework's own shape function, which takes a hundred times as long.
+    x = bound["input"]
+    return torch.empty_like(x), x.new_empty((0,)), x.new_empty((0,))
+
+
 _FUSED: dict[str, Any] = {
+    "_native_batch_norm_legit_no_training": _batch_norm_out,
     _ATTENTION: _attention_out,
     "_native_multi_head_attention": _multi_head_out,
     "_transformer_encoder_layer_fwd": lambda bound: torch.empty_like(bound["src"]),

@@ -179,7 +179,7 @@ class Trace:
             )
         try:
             operators = tuple(_operator_from_dict(o) for o in data["operators"])
-            meta = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in _META}
+            meta: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in _META}
             trace = cls(operators=operators, **meta)
             _check(trace)
         except (KeyError, TypeError, ValueError, AttributeError, UnknownOperatorError, OperatorParameterError) as error:

@@ -123,7 +123,7 @@ def test_inconsistent_shapes(op: str, params: dict[str, Any], rule: str) -> None
         ("conv1d", {"n": 1, "c": 2, "l": 5, "o": 3, "k": 7, "pad": 1}, 2 * 3 * 2 * 7),
         ("maxpool2d", {"n": 1, "c": 2, "h": 5, "w": 5, "k": 7, "pad": 1}, 2 * 49),
         ("avgpool2d", {"n": 1, "c": 2, "h": 7, "w": 7, "k": 7}, 2 * 49),
-        ("maxpool2d", {"n": 1, "c": 2, "h": 2, "w": 2, "k": 4, "pad": 2}, 2 * 9 * 16),
+        ("maxpool2d", {"n": 1, "c": 2, "h": 2, "w": 2, "k": 4, "stride": 1, "pad": 2}, 2 * 9 * 16),
         ("conv_transpose2d", {"n": 1, "c": 2, "h": 1, "w": 1, "o": 3, "k": 3, "pad": 1}, 2 * 2 * 3 * 9),
     ],
 )

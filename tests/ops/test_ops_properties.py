@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import ops
+from graphs.errors import OperatorParameterError
 from graphs.ops.shapes import Rules
 from graphs.ops.spec import REQUIRED
 
@@ -163,3 +165,32 @@ def test_families() -> None:
     assert {k.name for k in ops.kinds().values() if k.uses_matrix_units} == {
         "linear", "matmul", "addmm", "bmm", "conv2d", "conv1d", "conv_transpose2d", "sdpa",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["conv2d", "dwconv2d", "conv1d", "conv_transpose2d", "maxpool2d", "avgpool2d"])
+@pytest.mark.parametrize("axis", ["h", "w"])
+def test_windows_by_counting_them(op: str, axis: str) -> None:
+    # One image, one channel, one byte an element, and 9 elements along the other axis.
+    for size, k, stride, pad in itertools.product(range(1, 7), range(1, 6), range(1, 4), range(3)):
+        counts = {length: _positions(op, length, k, stride, pad) for length in (size, 9)}
+        params = {"n": 1, "c": 1, "k": k, "stride": stride, "pad": pad}
+        if op == "conv1d":
+            params |= {"l": size, "o": 1}
+            outputs, others, taps = counts[size], size, k
+        else:
+            params |= {"h": 9, "w": 9, axis: size} | ({"o": 1} if op in ("conv2d", "conv_transpose2d") else {})
+            outputs, others, taps = counts[size] * counts[9], size * 9, k * k
+        weights = 0 if "pool" in op else taps
+        if outputs > 0 and not ("pool" in op and pad > k / 2):
+            assert ops.evaluate(op, params, itemsize=1).bytes == others + weights + outputs
+        else:
+            with pytest.raises(OperatorParameterError, match="do not fit together"):
+                ops.evaluate(op, params, itemsize=1)
+
+
+def _positions(op: str, length: int, k: int, stride: int, pad: int) -> int:
+    """Return how many elements come out along one axis."""
+    if op == "conv_transpose2d":
+        reached = {start + tap for start in range(0, length * stride, stride) for tap in range(k)}
+        return max(0, max(reached) + 1 - 2 * pad)
+    return len([start for start in range(-pad, length + pad, stride) if start + k <= length + pad])

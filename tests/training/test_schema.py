@@ -12,7 +12,14 @@ from graphs.errors import DataError, SchemaVersionError
 from training.dataset.schema import check_models, check_ops
 from training.dataset.store import read_manifest, read_ops, read_table, write_dataset
 
-GOOD = {"op": "matmul", "dtype": "fp32", "params": '{"m": 2, "n": 3, "k": 4}', "flops": 48, "bytes": 104, "median_us": 5.0}
+GOOD = {
+    "op": "matmul",
+    "dtype": "fp32",
+    "params": '{"m": 2, "n": 3, "k": 4}',
+    "flops": 48,
+    "bytes": 104,
+    "median_us": 5.0,
+}
 
 
 def frame(*rows: dict) -> pd.DataFrame:
@@ -58,11 +65,13 @@ def test_missing_column_is_named() -> None:
 
 
 def test_no_usable_row_is_an_error_that_quotes_the_first_reason() -> None:
-    with pytest.raises(DataError, match="no row of table 'x' is usable.*finite and positive"):
+    with pytest.raises(DataError, match=r"no row of table 'x' is usable.*finite and positive"):
         check_ops(frame({"median_us": -1.0}), "x")
 
 
-@pytest.mark.parametrize(("change", "words"), [({"mode": "fast"}, "mode"), ({"batch": 0}, "batch"), ({"batch": 1.5}, "batch")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"mode": "fast"}, "mode"), ({"batch": 0}, "batch"), ({"batch": 1.5}, "batch")]
+)
 def test_bad_model_rows(change: dict, words: str) -> None:
     good = {"model": "resnet18", "batch": 1, "dtype": "bf16", "mode": "graph", "median_us": 10.0}
     table = check_models(pd.DataFrame([good, {**good, "batch": 2, **change}]))

@@ -6,7 +6,14 @@ import pandas as pd
 import pytest
 
 from training.dataset.splits import (
-    HELD_OUT_LAYERS, LARGEST_FLOPS, RANDOM_SHARE, assign_splits, config_key, fold_of, split_of, unit_hash,
+    HELD_OUT_LAYERS,
+    LARGEST_FLOPS,
+    RANDOM_SHARE,
+    assign_splits,
+    config_key,
+    fold_of,
+    split_of,
+    unit_hash,
 )  # fmt: skip
 from training.dataset.store import read_ops
 

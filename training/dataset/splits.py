@@ -48,9 +48,7 @@ def unit_hash(text: str, salt: str = SALT) -> float:
 
 #: Whole layer shapes (n, k) held out in every op of `LAYER_OPS`: the six lowest hashes among the 23 shapes that
 #: occur 25 times or more in the H100 table.
-HELD_OUT_LAYERS = frozenset(
-    {(128256, 4096), (5120, 1280), (1024, 4096), (3072, 1024), (4096, 11008), (1000, 2048)}
-)
+HELD_OUT_LAYERS = frozenset({(128256, 4096), (5120, 1280), (1024, 4096), (3072, 1024), (4096, 11008), (1000, 2048)})
 #: FLOP above which a configuration is held out: the 99 % quantile of each family, pooled over the GPUs / on the CPU.
 LARGEST_FLOPS = {
     "gpu": {"gemm": 4.12e11, "conv": 4.73e11, "attention": 7.09e11},

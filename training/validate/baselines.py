@@ -108,9 +108,7 @@ class _Table:
                         break
             for full, members in chosen.items():
                 known = self.by_key[full]
-                out[rows[members]] = fit(
-                    np.stack([v for _, v in known]), target[[r for r, _ in known]], x[members]
-                )
+                out[rows[members]] = fit(np.stack([v for _, v in known]), target[[r for r, _ in known]], x[members])
         return out
 
 

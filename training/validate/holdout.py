@@ -90,5 +90,3 @@ def read(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
 def seen_keys(frame: pd.DataFrame) -> set[str]:
     """Return the configurations of a table, to tell rows that a model was fitted on."""
     return set(keys_of(frame))
-
-

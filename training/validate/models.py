@@ -51,7 +51,8 @@ def score_models(frame: pd.DataFrame, mapper: HardwareMapper) -> dict[str, Any]:
                 "model": key[0], "batch": key[1], "dtype": key[2], "mode": record["mode"],
                 "measured_s": float(record["median_us"]) * 1e-6, "predicted_s": e.latency_s,
                 "low_s": e.interval_s[0], "high_s": e.interval_s[1],
-                "default_20pct": _sum(traces[key], mapper, "default"), "roofline": _sum(traces[key], mapper, "roofline"),
+                "default_20pct": _sum(traces[key], mapper, "default"),
+                "roofline": _sum(traces[key], mapper, "roofline"),
                 "calls": len(traces[key]), "time_share": time,
                 "unmodelled": sum(o.count for o in traces[key].unmodelled),
             }
@@ -63,10 +64,10 @@ def score_models(frame: pd.DataFrame, mapper: HardwareMapper) -> dict[str, Any]:
 def _figures(table: pd.DataFrame, predicted: str = "predicted_s") -> dict[str, Any]:
     if table.empty:
         return metrics(np.empty(0), np.empty(0))
-    columns = [table["measured_s"].to_numpy(), table[predicted].to_numpy()]
+    measured = table["measured_s"].to_numpy()
     if predicted != "predicted_s":
-        return metrics(*columns)
-    out = metrics(*columns, table["low_s"].to_numpy(), table["high_s"].to_numpy())
+        return metrics(measured, table[predicted].to_numpy())
+    out = metrics(measured, table["predicted_s"].to_numpy(), table["low_s"].to_numpy(), table["high_s"].to_numpy())
     shares: dict[str, float] = {}
     for share in table["time_share"]:
         for source, value in share.items():
@@ -102,5 +103,3 @@ def worst_models(summary: dict[str, Any], count: int = 10) -> list[dict[str, Any
     """Return the rows with the largest error, with the operator sources behind them."""
     rows = summary.get("rows", [])
     return sorted(rows, key=lambda r: -abs(np.log(r["predicted_s"] / r["measured_s"])))[:count]
-
-

@@ -12,13 +12,23 @@ _HEADER = ["", "rows", "median", "mean", "p90", "within 10 %", "bias", "90 % int
 
 def render(summary: dict[str, Any], markdown: bool = False) -> str:
     """Return the summary as text."""
-    make = _markdown if markdown else (lambda h, r: table(h, r, "l" + "r" * (len(h) - 1)))
-    title = (lambda s: f"\n## {s}\n") if markdown else (lambda s: f"\n{s}")
+
+    def make(header: list[str], rows: list[list[str]]) -> str:
+        return _markdown(header, rows) if markdown else table(header, rows, "l" + "r" * (len(header) - 1))
+
+    def title(text: str) -> str:
+        return f"\n## {text}\n" if markdown else f"\n{text}"
+
     lines = [("# " if markdown else "") + f"Accuracy on {summary['hardware']}", "", verdict(summary), ""]
     if summary.get("all", {}).get("n"):
         lines += [summary["what"], "Errors are |predicted / measured - 1|; bias is the geometric mean ratio - 1."]
         lines += [title("Against the baselines"), make(_HEADER, _versus(summary))]
-        for key, name in (("by_split", "By split"), ("by_family", "By family"), ("by_dtype", "By dtype"), ("by_op", "By operator")):
+        for key, name in (
+            ("by_split", "By split"),
+            ("by_family", "By family"),
+            ("by_dtype", "By dtype"),
+            ("by_op", "By operator"),
+        ):
             lines += [title(name), make(_HEADER, [_row(k, v) for k, v in summary[key].items()])]
         lines += [title("Outside the applicability domain"), _fallback(summary["fallback"])]
         lines += [title("Worst rows"), make(_WORST, [_worst(w) for w in summary["worst"][:10]])]
@@ -35,7 +45,9 @@ def render(summary: dict[str, Any], markdown: bool = False) -> str:
         ]  # fmt: skip
         lines.append(make(header, worst))
     if models.get("skipped"):
-        lines.append(f"\n{len(models['skipped'])} model rows were not scored; first reason: {models['skipped'][0]['reason']}")
+        lines.append(
+            f"\n{len(models['skipped'])} model rows were not scored; first reason: {models['skipped'][0]['reason']}"
+        )
     lines += [title("Provenance"), *(f"{'- ' if markdown else ''}{k}: {v}" for k, v in summary["provenance"].items())]
     return "\n".join(lines) + "\n"
 
@@ -67,7 +79,14 @@ def _versus(summary: dict[str, Any]) -> list[list[str]]:
     rows += [_row(n, b["all"]) for n, b in summary["baselines"].items()]
     noise = summary["noise"]
     if noise.get("n"):
-        rows.append(["noise (retest)", str(noise["n"]), *(percent(noise[k]) for k in ("median_ape", "mape", "p90_ape")), *["-"] * 5])
+        rows.append(
+            [
+                "noise (retest)",
+                str(noise["n"]),
+                *(percent(noise[k]) for k in ("median_ape", "mape", "p90_ape")),
+                *["-"] * 5,
+            ]
+        )
     return rows
 
 
@@ -87,7 +106,14 @@ _WORST = ["operator", "params", "split", "measured", "predicted", "source"]
 
 def _worst(w: dict[str, Any]) -> list[str]:
     params = " ".join(f"{k}={v}" for k, v in w["params"].items())
-    return [f"{w['op']} {w['dtype']}", shorten(params, 70), w["split"], seconds(w["measured_s"]), seconds(w["predicted_s"]), w["source"]]
+    return [
+        f"{w['op']} {w['dtype']}",
+        shorten(params, 70),
+        w["split"],
+        seconds(w["measured_s"]),
+        seconds(w["predicted_s"]),
+        w["source"],
+    ]
 
 
 def _fallback(f: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -166,17 +167,26 @@ def _read_arrays(folder: Path, header: dict[str, Any]) -> dict[str, NDArray[Any]
     try:
         with np.load(io.BytesIO(blob), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ModelFileError(f"'{path}' does not hold plain arrays ({error})", next_step=_REFIT) from error
     for name, value in arrays.items():
-        if value.dtype.kind not in "fiu" or (value.dtype.kind == "f" and not np.isfinite(value).all()):
+        # numpy gives members that are no arrays as bytes
+        kind = value.dtype.kind if isinstance(value, np.ndarray) else ""
+        if not kind or kind not in "fiu" or (kind == "f" and not np.isfinite(value).all()):
             raise ModelFileError(
                 f"array '{name}' of fitted model '{folder}' is not usable",
-                received=str(value.dtype),
+                received=str(getattr(value, "dtype", type(value).__name__)),
                 allowed="finite numbers",
                 next_step=_REFIT,
             )
     return arrays
+
+
+#: What numpy, zipfile and zlib raise on bytes that are no archive of plain arrays.
+_UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def _write_npz(stream: io.BytesIO, arrays: dict[str, NDArray[Any]]) -> None:

@@ -113,7 +113,9 @@ class HardwareCalibration:
         return self._answer_from_points(group, extrapolate)
 
     def _answer_from_points(self, group: OperatorGroup, extrapolate: bool) -> Answer:
-        name, peak = group.kind.name, self.profile.peak_array(group.dtype)
+        name = group.kind.name
+        # moving data needs no arithmetic peak
+        peak = self.profile.peak_array(group.dtype) if group.flops.any() else np.inf
         out = Answer.none(len(group), f"nothing was measured for operator '{name}' on {self.profile.id}")
         for dtype in np.unique(group.dtype).tolist():
             for measured in (name, _PROXIES.get(name, name)):

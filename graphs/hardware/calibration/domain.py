@@ -7,6 +7,7 @@ on (work, traffic, intensity, parallel and sequential extent), not the raw dimen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,8 +106,9 @@ class Domain:
                 name: tuple(sorted({_plain(v) for v in group.params[name].tolist()}, key=str))
                 for name in discrete_params(group)
             },
-            low={n: round(float(v.min()), 6) for n, v in quantities.items()},
-            high={n: round(float(v.max()), 6) for n, v in quantities.items()},
+            # rounded outwards: a measured row is inside its own domain
+            low={n: math.floor(float(v.min()) * 1e6) / 1e6 for n, v in quantities.items()},
+            high={n: math.ceil(float(v.max()) * 1e6) / 1e6 for n, v in quantities.items()},
             margin={n: float(margin.get(n, DEFAULT_MARGIN)) for n in quantities},
         )
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphs import ops
+from graphs.errors import ProfileError
 from graphs.hardware.calibration.domain import Domain
 from graphs.ops.batch import OperatorGroup
 
@@ -59,9 +60,10 @@ def usable_points(raw: Iterable[Mapping[str, Any]], origin: str) -> list[Operati
     """
     points = []
     for entry in raw:
-        value, reason = entry.get("efficiency"), str(entry.get("reason", ""))
+        value: Any = entry.get("efficiency")
+        reason = str(entry.get("reason", ""))
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value <= 0 or (value > 1 and not reason):  # type: ignore[operator]
+        if not number or value <= 0 or (value > 1 and not reason):
             warnings.warn(
                 f"calibration '{origin}' gives {entry.get('op')} {entry.get('params')} the efficiency {value!r}; "
                 "allowed: above 0, and above 1 only with a stated reason; the point is ignored and the default "
@@ -70,11 +72,18 @@ def usable_points(raw: Iterable[Mapping[str, Any]], origin: str) -> list[Operati
                 stacklevel=3,
             )
             continue
+        if missing := {"op", "params", "dtype"} - set(entry):
+            raise ProfileError(
+                f"a calibration point of '{origin}' lacks {', '.join(sorted(missing))}",
+                received=dict(entry),
+                allowed="op, params, dtype, efficiency",
+                next_step="correct the profile",
+            )
         kind = ops.get(str(entry["op"]))
         points.append(
             OperationCalibration(
                 kind.name, kind.validate(entry["params"]), ops.canonical(entry["dtype"]), float(value), reason
-            )  # type: ignore[arg-type]
+            )
         )
     return points
 
@@ -107,7 +116,7 @@ class SaturatingCurve:
         side = np.array([(p.flops / 2.0) ** (1.0 / 3.0) for p in points])
         inverse = 1.0 / np.array([p.efficiency for p in points])
         slope, intercept = 0.0, float(inverse.mean())
-        if len(points) > 1:
+        if len(np.unique(side)) > 1:
             s, i = np.polyfit(1.0 / side, inverse, 1)
             if s > 0 and i > 0:
                 slope, intercept = float(s), float(i)
@@ -116,9 +125,19 @@ class SaturatingCurve:
         return cls(1.0 / intercept, slope / intercept, points, Domain.of(group, _MARGIN))
 
     def efficiency(self, group: OperatorGroup) -> NDArray[np.float64]:
-        """Return the compute efficiency of each call, (n,): a measured value at a measured point, else the curve."""
+        """Return the compute efficiency of each call, (n,): a measured value at a measured point, else the curve.
+
+        Where the points rise with size the curve is held between its measured neighbours, so that a slightly larger
+        call is never less efficient than a measured one.
+        """
         side = np.cbrt(group.flops / 2.0)
         out = self.ceiling * side / (side + self.half_size)
+        by_size = sorted((p.flops, p.efficiency) for p in self.points)
+        size, measured = (np.array(v, dtype=np.float64) for v in zip(*by_size, strict=True))
+        if (np.diff(measured) >= 0).all():
+            at_least = np.append(0.0, measured)[np.searchsorted(size, group.flops, side="right")]
+            at_most = np.append(measured, np.inf)[np.searchsorted(size, group.flops, side="left")]
+            out = np.clip(out, at_least, at_most)
         for point in self.points:
             same = group.dtype == point.dtype
             for name, value in point.params.items():

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphs.errors import ModelFileError
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[Any]]
 #: Rows evaluated at once, so that intermediate arrays stay in cache and memory stays bounded.
 CHUNK = 1024
 
@@ -95,7 +95,7 @@ class TreeEnsemble:
         return cls(
             a["feature"], a["threshold"], a["left"], a["right"], a["value"], a["roots"],
             int(a["depth"]), float(a["base"]),
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class GaussianProcess:
 
     @classmethod
     def from_arrays(cls, a: Arrays) -> GaussianProcess:
-        return cls(a["points"], a["weights"], a["shift"], a["scale"], float(a["mean"]))  # type: ignore[arg-type]
+        return cls(a["points"], a["weights"], a["shift"], a["scale"], float(a["mean"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,21 +195,23 @@ class Network:
         return cls(
             [a[f"w{i}"] for i in layers], [a[f"b{i}"] for i in layers],
             a["shift"], a["scale"], float(a["mean"]), float(a["limit"]),
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
 
 def _silu(v: NDArray[np.float32]) -> NDArray[np.float32]:
     # exp of a large positive number would warn; the result there is 0 anyway
-    return v / (np.float32(1.0) + np.exp(-np.maximum(v, np.float32(-80.0))))
+    out: NDArray[Any] = v / (np.float32(1.0) + np.exp(-np.maximum(v, np.float32(-80.0))))
+    return out
 
 
-FORMS = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, Network)}
+FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, Network)}
 
 
 def build(form: str, arrays: Arrays, origin: str) -> Regressor:
     """Rebuild a regressor from its arrays, or raise `ModelFileError`."""
     try:
-        return FORMS[form].from_arrays(arrays)  # type: ignore[attr-defined, no-any-return]
+        regressor: Regressor = FORMS[form].from_arrays(arrays)
+        return regressor
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"a regressor of model '{origin}' cannot be rebuilt ({type(error).__name__}: {error})",

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphs.errors import OutOfDomainError, ProfileError
+from graphs.errors import ModelFileError, OutOfDomainError, ProfileError
 from graphs.hardware.calibration.calibration import HardwareCalibration
 from graphs.hardware.calibration.fitted import Answer
+from graphs.hardware.mappers import subgraphs
+from graphs.hardware.mappers.allocation import GraphHardwareAllocation, HardwareAllocation
 from graphs.hardware.profile import HardwareProfile
 from graphs.hardware.roofline import DEFAULT_EFFICIENCY, Roofline
 from graphs.ops.batch import OperatorGroup
+from graphs.subgraph import FusedSubgraph, Precision
 
 Policy = Literal["default", "extrapolate", "error"]
 POLICIES: tuple[Policy, ...] = ("default", "extrapolate", "error")
@@ -113,6 +116,28 @@ class HardwareMapper:
         self.calibration = calibration
         self.out_of_domain: Policy = out_of_domain
 
+    @property
+    def calibration(self) -> HardwareCalibration | None:
+        """What was measured of this hardware; None answers everything by the default.
+
+        Raises
+        ------
+        ModelFileError
+            On setting the calibration of other hardware.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: HardwareCalibration | None) -> None:
+        if calibration is not None and calibration.profile.id != self.resource_model.id:
+            raise ModelFileError(
+                f"the calibration does not belong to hardware '{self.resource_model.id}'",
+                received=calibration.profile.id,
+                allowed=self.resource_model.id,
+                next_step="name the hardware it was made for, or leave calibration out",
+            )
+        self._calibration = calibration
+
     def __repr__(self) -> str:
         state = "calibrated" if self.calibration is not None else "uncalibrated"
         return f"{type(self).__name__}({self.resource_model.id!r}, {state})"
@@ -180,6 +205,60 @@ class HardwareMapper:
             }
         )
 
+    def map_subgraph(
+        self,
+        subgraph: FusedSubgraph,
+        execution_stage: int = 0,
+        concurrent_subgraphs: int = 1,
+        precision: Precision | str = Precision.FP32,
+    ) -> HardwareAllocation:
+        """Estimate a fused subgraph.
+
+        Its operators count if it lists them, else its dominant operation with the shape of its tensors, else its
+        totals: compute time = flops / (peak x efficiency), memory time = bytes / bandwidth.
+
+        Parameters
+        ----------
+        subgraph : FusedSubgraph
+        execution_stage : int
+        concurrent_subgraphs : int
+            Subgraphs of the same stage, this one included; each gets an equal share of units and bandwidth.
+        precision : Precision
+            All of the subgraph runs in it.
+
+        Raises
+        ------
+        DtypeError, OperatorParameterError
+        OutOfDomainError
+            Outside the domain under the policy ``"error"``.
+        """
+        return subgraphs.map_subgraph(self, subgraph, execution_stage, concurrent_subgraphs, precision)
+
+    def map_graph(
+        self,
+        fusion_report: Any,
+        execution_stages: Sequence[Sequence[int]] | None = None,
+        batch_size: int = 1,
+        precision: Precision | str = Precision.FP32,
+    ) -> GraphHardwareAllocation:
+        """Estimate a graph of fused subgraphs.
+
+        Parameters
+        ----------
+        fusion_report : sequence of FusedSubgraph, or an object with them as `fused_subgraphs`
+            Shapes and totals hold the batch already.
+        execution_stages : sequence of sequences of int, optional
+            Positions of the subgraphs that run at once, stage after stage; None runs one after the other.
+        batch_size : int
+            Recorded; a subgraph that states another batch is refused.
+        precision : Precision
+
+        Raises
+        ------
+        DtypeError, OperatorParameterError, OutOfDomainError
+        """
+        return subgraphs.map_graph(self, fusion_report, execution_stages, batch_size, precision)
+
     @property
     def default_log_error(self) -> float:
         """90 % quantile of |log(measured / default)| on this hardware; NaN if it was never measured."""
@@ -188,9 +267,10 @@ class HardwareMapper:
     def host_overhead_s(self, device_s: float, calls: int) -> float | None:
         """Return what eager execution adds to `device_s` for a number of calls, or None if it was not measured."""
         per_call = None if self.calibration is None else self.calibration.host_s_per_call
-        return None if per_call is None else self._added_by_host(device_s, per_call * calls)
+        return None if per_call is None else self.added_by_host(device_s, per_call * calls)
 
-    def _added_by_host(self, device_s: float, host_s: float) -> float:
+    def added_by_host(self, device_s: float, host_s: float) -> float:
+        """Return what `host_s` of launching adds to `device_s` of running: all of it where both are one machine."""
         return host_s
 
     @staticmethod
@@ -210,6 +290,7 @@ class GPUMapper(HardwareMapper):
 
     kinds = ("gpu",)
 
-    def _added_by_host(self, device_s: float, host_s: float) -> float:
+    def added_by_host(self, device_s: float, host_s: float) -> float:
+        """Return what remains of `host_s` beyond `device_s`."""
         # Launching runs ahead of the device: the longer of the two is what the user waits for.
         return max(0.0, host_s - device_s)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphs.errors import ModelFileError
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
 from graphs.hardware.mappers.base import CPUMapper, GPUMapper, HardwareMapper, Policy
-from graphs.hardware.profile import load_profile
+from graphs.hardware.profile import hardware_ids, load_profile
 
 _MAPPERS: dict[str, type[HardwareMapper]] = {"cpu": CPUMapper, "gpu": GPUMapper, "accelerator": HardwareMapper}
 
@@ -44,11 +43,20 @@ def create_mapper(
         loaded = calibration
     else:
         loaded = load_calibration(hardware if calibration is None or calibration is True else calibration)
-    if loaded is not None and loaded.profile.id != profile.id:
-        raise ModelFileError(
-            f"the calibration does not belong to hardware '{profile.id}'",
-            received=loaded.profile.id,
-            allowed=profile.id,
-            next_step="name the hardware it was made for, or leave calibration out",
-        )
     return _MAPPERS[profile.kind](profile, thermal_profile, loaded, out_of_domain)
+
+
+def list_all_mappers() -> list[str]:
+    """Return the names that `get_mapper_by_name` takes: the hardware ids."""
+    return hardware_ids()
+
+
+def get_mapper_by_name(name: str, thermal_profile: str | None = None) -> HardwareMapper:
+    """Return the uncalibrated mapper of a hardware id, alias, or ``ID@PROFILE``.
+
+    Raises
+    ------
+    UnknownHardwareError
+        With the nearest ids, for an unknown name.
+    """
+    return create_mapper(name, calibration=False, thermal_profile=thermal_profile)

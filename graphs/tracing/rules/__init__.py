@@ -3,7 +3,7 @@
 from graphs.tracing.rules.core import RULES, WHOLE, Call, Priced, price
 
 # Imported for their effect: each registers its rules.
-from graphs.tracing.rules import attention, convolution, gemm, memory, pointwise, reduction, spatial  # isort: skip
+from graphs.tracing.rules import attention, convolution, gemm, memory, pointwise, recurrent, reduction, spatial  # isort: skip
 
 __all__ = ["RULES", "WHOLE", "Call", "Priced", "attention", "convolution", "gemm", "memory", "pointwise", "price",
-           "reduction", "spatial"]  # fmt: skip
+           "recurrent", "reduction", "spatial"]  # fmt: skip

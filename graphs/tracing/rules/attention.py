@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphs.tracing.layout import View
 from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
 
@@ -16,7 +18,7 @@ def attention(
     skv = k.shape[-2]
     b = q.numel // max(1, h * s * d)
     notes = [f"values of {v.shape[-1]} beside keys of {d}"] if v.shape[-1] != d else []
-    params = {"b": b, "h": h, "hkv": hkv, "s": s, "skv": skv, "d": d}
+    params: dict[str, Any] = {"b": b, "h": h, "hkv": hkv, "s": s, "skv": skv, "d": d}
     dtype = q.dtype if q.dtype in ("fp32", "fp16", "bf16") else "fp32"
     if mask is not None:
         if causal:
@@ -118,4 +120,4 @@ def opaque(call: Call) -> list[Priced]:
     if len(q.shape) != 4:
         return traffic(call, f"{call.base} of sequences of unequal length")
     causal = bool(call.arg(99, "is_causal", call.arg(99, "custom_mask_type", 0)))
-    return [attention(*(heads_first(x) for x in (q, k, v)), None, causal)]
+    return [attention(heads_first(q), heads_first(k), heads_first(v), None, causal)]

@@ -15,7 +15,10 @@ def convolution(call: Call) -> list[Priced]:
     ndim = len(weight.shape) - 2
     if not call.result.numel:
         return []
-    stride, pad, dilation, output_pad = (tuple(v) * (ndim if len(v) == 1 else 1) for v in (stride, pad, dilation, output_pad))
+    # One number stands for all dimensions.
+    stride, pad, dilation, output_pad = (
+        tuple(v) * (ndim if len(v) == 1 else 1) for v in (stride, pad, dilation, output_pad)
+    )
     notes = [f"dilation {max(dilation)}"] if max(dilation) > 1 else []
     if len(x.shape) == ndim + 1:
         x = View((1, *x.shape), (0, *x.stride), x.dtype, x.itemsize)
@@ -99,11 +102,13 @@ def _three(
     depth, height, width = outputs
     taps = c // groups * kernel[0]
     if groups == 1 and tuple(stride) == tuple(kernel):
-        params = {"m": n * depth * height * width, "n": o, "k": taps * kernel[1] * kernel[2], "bias": bias}
-        return [Priced("linear", params, dtype, "proxy", "3-d patches as a product")]
-    params = {"n": n * depth, "c": taps * groups, "h": height, "w": width, "o": o, "k": kernel[1], "stride": 1,
-              "pad": kernel[1] // 2, "groups": groups, "bias": bias, "fmt": "contiguous", "kw": kernel[2],
-              "padw": kernel[2] // 2}  # fmt: skip
+        patches = {"m": n * depth * height * width, "n": o, "k": taps * kernel[1] * kernel[2], "bias": bias}
+        return [Priced("linear", patches, dtype, "proxy", "3-d patches as a product")]
+    params: dict[str, Any] = {
+        "n": n * depth, "c": taps * groups, "h": height, "w": width, "o": o, "k": kernel[1], "stride": 1,
+        "pad": kernel[1] // 2, "groups": groups, "bias": bias, "fmt": "contiguous", "kw": kernel[2],
+        "padw": kernel[2] // 2,
+    }  # fmt: skip
     return [Priced("conv2d", params, dtype, "proxy", "; ".join([*notes, "3-d convolution as a 2-d one of equal work"]))]
 
 
@@ -126,5 +131,6 @@ def _transposed(
         if differs:
             notes.append(what)
     fmt, first = _layout(x, weight)
-    params = {"n": n, "c": c, "h": h, "w": w, "o": o, "k": k, "stride": stride[0], "pad": pad[0], "fmt": fmt}
-    return [*first, Priced("conv_transpose2d", params, dtype, *both(notes))]
+    image: dict[str, Any] = {"n": n, "c": c, "h": h, "w": w, "o": o, "k": k, "stride": stride[0], "pad": pad[0]}
+    image["fmt"] = fmt
+    return [*first, Priced("conv_transpose2d", image, dtype, *both(notes))]

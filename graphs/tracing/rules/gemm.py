@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from graphs.tracing.layout import View
 from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
 from graphs.tracing.rules.memory import copied
@@ -33,7 +35,7 @@ def linear(call: Call) -> list[Priced]:
 def mergeable(x: View) -> bool:
     """Whether all dimensions but the last can be viewed as one, and rows are runs."""
     dims = [(n, s) for n, s in zip(x.shape[:-1], x.stride[:-1], strict=True) if n != 1]
-    steps = all(a[1] == b[0] * b[1] for a, b in zip(dims, dims[1:], strict=False))
+    steps = all(a[1] == b[0] * b[1] for a, b in itertools.pairwise(dims))
     return steps and (x.stride[-1] == 1 or (len(dims) == 1 and dims[0][1] == 1))
 
 
@@ -71,7 +73,7 @@ def matrix_vector(call: Call) -> list[Priced]:
         return traffic(call, "outer product")
     x = views[1] if call.base == "addmv" else views[0]
     m, k = x.shape if len(x.shape) == 2 else (1, x.shape[0])
-    return [_matrix(call, "matmul", {"m": m, "n": 1, "k": k}, *views[:2], ["a product with a vector"])]
+    return [_matrix(call, "matmul", {"m": m, "n": 1, "k": k}, x, x, ["a product with a vector"])]
 
 
 @rule("_grouped_mm", "_scaled_mm")

@@ -55,7 +55,7 @@ def reordered(x: View, channels_last: bool) -> list[Priced]:
     """Return the copy of a 4-d tensor into channels_last or contiguous."""
     if not channels_last:
         return copied(x)
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     return copied(x, View(x.shape, (h * w * c, 1, w * c, c), x.dtype, x.itemsize))
 
 
@@ -133,7 +133,7 @@ def _unsqueezed(x: View, dim: int) -> View:
       "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "take", "diag_embed",
       "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
       "unfold_backward", "masked_select", "meshgrid", "angle", "conj_physical", "_unsafe_index_put", "eye",
-      "fft_fftfreq", "_index_put_impl", "block_diag", "kron", "cartesian_prod", "tensor_split", "linspace")  # fmt: skip
+      "fft_fftfreq", "_index_put_impl", "block_diag", "kron", "cartesian_prod", "tensor_split", "linspace", "_weight_norm_interface")  # fmt: skip
 def moves(call: Call) -> list[Priced]:
     if call.base in ("index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "slice_scatter"):
         # In place, only what is written moves.
@@ -144,7 +144,7 @@ def moves(call: Call) -> list[Priced]:
 
 
 @rule("fill", "zero", "zeros", "ones", "full", "arange", "zeros_like", "ones_like", "full_like", "new_zeros",
-      "new_ones", "new_full", "scalar_tensor", "normal", "uniform", "randn", "rand", "randn_like", "rand_like",
+      "new_ones", "new_full", "normal", "uniform", "randn", "rand", "randn_like", "rand_like",
       "randint", "randperm", "random", "exponential")  # fmt: skip
 def fills(call: Call) -> list[Priced]:
     out = call.result
@@ -179,7 +179,8 @@ def select(call: Call) -> list[Priced]:
     dim, index = _one_index(call)
     if index is None or not x.measured:
         # As much read as written, and the indices.
-        return traffic(call, f"{call.base} as its traffic", dtype, 2 * out.bytes + sum(v.bytes for v in call.inputs[1:]))
+        nbytes = 2 * out.bytes + sum(v.bytes for v in call.inputs[1:])
+        return traffic(call, f"{call.base} as its traffic", dtype, nbytes)
     cols = math.prod(x.shape[dim + 1 :])
     outer = math.prod(x.shape[:dim])
     notes = ["" if x.contiguous else "a strided input", "" if outer == 1 else "along an inner dimension"]
@@ -218,9 +219,8 @@ def pad(call: Call) -> list[Priced]:
     out = call.result
     if not any(amounts):
         return copied(x)
-    if len(x.shape) == 4 and len(amounts) == 4 and len(set(amounts)) == 1 and amounts[0] > 0:
-        if x.contiguous or x.channels_last:
-            if x.measured:
-                return [Priced("pad2d", {**nchw(x), "pad": amounts[0]}, x.dtype)]
+    even = len(x.shape) == 4 and len(amounts) == 4 and len(set(amounts)) == 1 and amounts[0] > 0
+    if even and x.measured and (x.contiguous or x.channels_last):
+        return [Priced("pad2d", {**nchw(x), "pad": amounts[0]}, x.dtype)]
     # All is filled, then the input is copied into it.
     return traffic(call, "padding of other sides", nbytes=x.bytes + out.bytes)

@@ -8,7 +8,9 @@ from typing import Any
 from graphs.tracing.layout import View, pattern
 from graphs.tracing.rules.core import Call, Priced, both, free, nchw, rule, storage, traffic
 
-UNARY = {name: name for name in "gelu silu sigmoid tanh exp hardswish relu6 hardsigmoid rsqrt neg cos erf abs".split()}
+UNARY = (
+    "gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "relu6", "hardsigmoid", "rsqrt", "neg", "cos", "erf", "abs",
+)  # fmt: skip
 #: Of the same class as a measured kind: one read, one write, a comparable function.
 ALIKE = {
     "sin": "cos", "sqrt": "rsqrt", "reciprocal": "rsqrt", "log": "exp", "log2": "exp", "log10": "exp", "log1p": "exp",
@@ -112,7 +114,8 @@ def where(call: Call) -> list[Priced]:
     out = call.result
     if not out.numel:
         return []
-    mask, others = (call.args[0], call.args[1:]) if call.base == "where" else (call.args[1], (call.args[0], *call.args[2:]))
+    at = 0 if call.base == "where" else 1
+    mask, others = call.args[at], (*call.args[:at], *call.args[at + 1 :])
     big = [v for v in others if isinstance(v, View) and v.numel > 1]
     if not out.measured:
         return traffic(call, f"{call.base} of {out.dtype}")
@@ -195,6 +198,11 @@ def dropout(call: Call) -> list[Priced]:
     return traffic(call, "dropout")
 
 
-rule("detach", "alias", "lift_fresh", "lift", "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty",
-     "new_empty_strided", "_reshape_alias", "_local_scalar_dense", "set_", "resize", "empty_permuted", "_conj",
-     "record_stream", "_assert_async", "_assert_tensor_metadata", "sym_size", "_functional_sym_constrain_range")(free)  # fmt: skip
+#: Views that the schema does not call so, allocations, and questions: nothing runs.
+FREE = (
+    "detach alias lift_fresh lift _unsafe_view empty empty_like empty_strided new_empty new_empty_strided "
+    "_reshape_alias _local_scalar_dense scalar_tensor set resize empty_permuted _conj record_stream _assert_async "
+    "_assert_tensor_metadata sym_size _functional_sym_constrain_range split unsafe_split unsafe_chunk "
+    "unsafe_split_with_sizes"
+)
+rule(*FREE.split())(free)

@@ -52,6 +52,19 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.log("scores_us", 0.1 + np.where(unfused, 1e6 * scores / machine.bandwidth_bytes_per_s, 0.0))
     c.add("unfused_causal", unfused & (causal > 0))
     c.log("scores", b * h * s * skv)
+    # Blocks of 64 queries walk all keys one after another: whole waves of that walk.  The fused fp32 kernel is the
+    # same with tf32 allowed, so its arithmetic is priced at the fp32 peak.
+    fused_dtype = np.where((group.dtype == "tf32") & ~unfused, "fp32", group.dtype)
+    peak = machine.peak_flops_per_s(fused_dtype) / machine.units
+    walk = 4.0 * 64.0 * ceil_div(skv, 64) * 64.0 * d / peak
+    waves = np.ceil(b * h * ceil_div(s, 64) / machine.units)
+    c.log("walk_us", 1e6 * walk * waves)
+    c.log("one_walk_us", 1e6 * walk)
+    c.add(
+        "lg_fused_over_roofline",
+        log2(group.flops / machine.peak_flops_per_s(fused_dtype))
+        - log2(machine.attainable_s(group.flops, group.bytes, group.dtype)),
+    )
     return c.result()
 
 

@@ -97,6 +97,13 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.add("asymmetric", g.kh != g.kw)
     c.log("output_plane", g.ho * g.wo)
     c.add("plane_align", alignment(g.ho * g.wo, 32))
+    # Without a grouped kernel the groups run one after another: waves of one group, times the groups.
+    one_group, _ = fill(ceil_div(m, 64) * ceil_div(n, 64), machine.units)
+    c.add("lg_serial_groups", np.where(g.groups > 1, log2(g.groups) + np.maximum(one_group, 0.0), 0.0))
+    steps = ceil_div(cg, 64 / group.itemsize) * g.kh * g.kw
+    c.log("k_steps_padded", steps)
+    c.add("lg_padded_work", log2(steps * 64 / group.itemsize / (cg * g.kh * g.kw)) + log2(ceil_div(og, 64) * 64 / og))
+    c.add("wide_image", (g.wo >= 64).astype(float))
     return c.result()
 
 

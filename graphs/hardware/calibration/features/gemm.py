@@ -34,6 +34,8 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     # A library of cuBLAS's kind wants rows of 16 bytes: those of the weight, of the input and of the output.
     weight_row = k if group.kind.name == "linear" else n
     c.add("weight_row_align", alignment(weight_row * group.itemsize, 128))
+    c.add("operand_align", np.minimum(alignment(weight_row * group.itemsize, 16), alignment(k * group.itemsize, 16)))
+    c.add("output_align", alignment(n * group.itemsize, 16))
     c.add("tma_ok", ((weight_row * group.itemsize) % 16 == 0) & ((k * group.itemsize) % 16 == 0))
     return c.result()
 

@@ -64,7 +64,9 @@ def _kernel(
         vector = np.where(np.mod(cols, 4) == 0, 4.0, 1.0)
         return np.where(vector > 1, 128.0, 256.0), rows, vector, one
     if name == "cumsum":
-        threads = np.clip(2.0 ** np.floor(log2(cols)) / 2, 16.0, 512.0)
+        # Threads of a block are shared out between a row and several rows in the ratio of the two extents.
+        lead = np.floor((9.0 + np.ceil(log2(cols)) - np.ceil(log2(rows))) / 2.0)
+        threads = 2.0 ** np.clip(lead, 4.0, 9.0)
         return threads, ceil_div(rows, 512.0 / threads), one, one
     # Reductions: the vector form needs 128 columns; the rest of a 512-thread block takes further rows, or the
     # same row where it is long, and few long rows are split over blocks.

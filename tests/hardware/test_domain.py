@@ -1,0 +1,125 @@
+"""The applicability domain: what was measured is inside, what was not is outside by a named feature and factor."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_hardware import group
+
+from graphs import ops
+from graphs.hardware.calibration.domain import DEFAULT_MARGIN, Domain, effective_dtype, physical
+
+SMALL, LARGE = {"m": 64, "n": 64, "k": 64}, {"m": 1024, "n": 1024, "k": 1024}
+
+
+def domain_of(op: str, *params: dict[str, Any], dtype: str = "fp32", margin: dict[str, float] | None = None) -> Domain:
+    (rows,) = ops.group_operators([op] * len(params), [dtype] * len(params), params)
+    return Domain.of(rows, margin)
+
+
+def reason(domain: Domain, op: str, dtype: str = "fp32", **params: Any) -> str:
+    return str(domain.reasons(group(op, dtype, **params))[0])
+
+
+dims = st.integers(1, 10**5)
+
+
+@given(st.lists(st.fixed_dictionaries({"m": dims, "n": dims, "k": dims}), min_size=1, max_size=8))
+def test_measured_rows_are_inside_without_any_margin(rows: list[dict[str, int]]) -> None:
+    (measured,) = ops.group_operators(["matmul"] * len(rows), ["fp32"] * len(rows), rows)
+    domain = Domain.of(measured, dict.fromkeys(physical(measured), 0.0))
+    assert (domain.reasons(measured) == "").all()
+
+
+def test_between_the_measured_sizes_is_inside() -> None:
+    assert reason(domain_of("matmul", SMALL, LARGE), "matmul", m=300, n=300, k=300) == ""
+
+
+def test_margin_is_three_factors_of_two_on_each_side() -> None:
+    assert DEFAULT_MARGIN == 3.0
+    domain = domain_of("relu", {"numel": 2**10}, {"numel": 2**20})
+    assert reason(domain, "relu", numel=2**23) == ""
+    assert reason(domain, "relu", numel=2**7) == ""
+    assert "above the largest measured" in reason(domain, "relu", numel=2**23 + 2**14)
+    assert "below the smallest measured" in reason(domain, "relu", numel=2**7 - 1)
+
+
+def test_reason_names_feature_value_factor_and_margin() -> None:
+    text = reason(domain_of("relu", {"numel": 2**10}, {"numel": 2**20}), "relu", numel=2**30)
+    assert text == "flops 1.07e+09 is 1.02e+03x above the largest measured, 1.05e+06 (margin 8x)"
+    text = reason(domain_of("matmul", SMALL, LARGE), "matmul", m=4, n=2**14, k=256)
+    assert text == "min(m, n) 4 is 16x below the smallest measured, 64 (margin 8x)"
+
+
+def test_margin_can_differ_by_feature() -> None:
+    domain = domain_of("matmul", SMALL, LARGE, margin={"k": 0.0})
+    assert reason(domain, "matmul", m=1024, n=1024, k=1100).startswith("k 1.1e+03 is 1.07x above")
+    assert reason(domain, "matmul", m=1025, n=1024, k=1024) == ""
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp64", "int8", "tf32"])
+def test_unseen_dtype_is_outside(dtype: str) -> None:
+    text = reason(domain_of("matmul", SMALL, LARGE), "matmul", dtype, **SMALL)
+    assert text == f"dtype {dtype} of matmul was never measured here (measured: fp32)"
+
+
+def test_tf32_is_fp32_where_no_matrix_unit_takes_part() -> None:
+    assert effective_dtype(group("relu", "tf32", numel=8)).tolist() == ["fp32"]
+    assert effective_dtype(group("matmul", "tf32", **SMALL)).tolist() == ["tf32"]
+    domain = domain_of("relu", {"numel": 2**10})
+    assert reason(domain, "relu", "tf32", numel=2**10) == ""
+
+
+CONV = {"n": 8, "c": 64, "h": 56, "w": 56, "o": 64, "k": 3, "pad": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"k": 5, "kw": 3, "pad": 2, "padw": 1}, "k=5"), ({"stride": 2}, "stride=2"), ({"pad": 0}, "pad=0"),
+     ({"bias": True}, "bias=1"), ({"fmt": "channels_last"}, "fmt=channels_last")],
+)  # fmt: skip
+def test_unseen_parameter_that_selects_another_algorithm_is_outside(change: dict[str, Any], named: str) -> None:
+    text = reason(domain_of("conv2d", CONV), "conv2d", **(CONV | change))
+    assert text.startswith(f"{named} of conv2d was never measured here")
+
+
+def test_depthwise_like_groups_are_far_from_dense_convolutions() -> None:
+    text = reason(domain_of("conv2d", CONV), "conv2d", **(CONV | {"groups": 32}))
+    assert "channels a group 2 is 32x below" in text or "groups 32 is 32x above" in text
+
+
+def test_every_row_has_its_own_reason() -> None:
+    rows = [SMALL, {"m": 64, "n": 64, "k": 10**6}, LARGE, {"m": 10**6, "n": 10**6, "k": 10**6}]
+    (queries,) = ops.group_operators(["matmul"] * 4, ["fp32"] * 4, rows)
+    reasons = domain_of("matmul", SMALL, LARGE).reasons(queries)
+    assert [bool(r) for r in reasons] == [False, True, False, True]
+    assert reasons[1] != reasons[3]
+
+
+@pytest.mark.parametrize(
+    ("op", "params"),
+    [("conv2d", CONV), ("permute_copy", {"shape": [4, 8, 16], "perm": [0, 2, 1]}),
+     ("cast", {"numel": 64, "to": "fp16"}), ("sdpa", {"b": 1, "h": 8, "s": 128, "d": 64}), ("add", {"numel": 64, "bcast": True}),
+     ("softmax", {"rows": 8, "cols": 8}), ("maxpool2d", {"n": 1, "c": 8, "h": 8, "w": 8, "k": 2})],
+)  # fmt: skip
+def test_json_round_trip_answers_the_same(op: str, params: dict[str, Any]) -> None:
+    domain = domain_of(op, params)
+    again = Domain.from_dict(json.loads(json.dumps(domain.to_dict())))
+    assert again == domain
+    assert reason(again, op, **params) == ""
+    assert reason(again, op, "fp64", **params) != ""
+
+
+def test_physical_quantities_by_hand() -> None:
+    q = physical(group("bmm", b=4, m=8, n=16, k=32))
+    assert {n: round(float(2 ** v[0]), 6) for n, v in q.items()} == {
+        "flops": 2 * 4 * 8 * 16 * 32, "bytes": 4 * 4 * (8 * 32 + 32 * 16 + 8 * 16),
+        "arithmetic intensity": round(32768 / 14336, 6), "output elements": 512, "k": 32, "min(m, n)": 8,
+    }  # fmt: skip
+    assert "flops" not in physical(group("copy", numel=8))
+    assert np.isfinite(list(physical(group("copy", numel=8)).values())).all()

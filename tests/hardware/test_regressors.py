@@ -1,0 +1,166 @@
+"""The numpy evaluation of fitted regressors against the libraries that fit them, and their storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_hardware import group, make_model, random_regressors
+
+from graphs.errors import ModelFileError
+from graphs.hardware.calibration.artifact import load_model, save_model
+from graphs.hardware.calibration.regressors import (
+    CHUNK,
+    GaussianProcess,
+    Network,
+    Standardiser,
+    TreeEnsemble,
+    build,
+)
+
+seeds = st.integers(0, 2**31)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, rows=st.integers(20, 300), leaves=st.integers(2, 24), whole=st.booleans())
+def test_trees_equal_scikit_learn(seed: int, rows: int, leaves: int, whole: bool) -> None:
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    from training.fit.trees import export
+
+    rng = np.random.default_rng(seed)
+    # whole numbers have ties: queries then lie exactly on thresholds
+    x = rng.integers(0, 6, (rows, 5)).astype(float) if whole else rng.normal(size=(rows, 5))
+    y = x[:, 0] * x[:, 1] + rng.normal(size=rows)
+    model = ensemble.HistGradientBoostingRegressor(
+        max_iter=12, max_leaf_nodes=leaves, min_samples_leaf=2, early_stopping=False, random_state=0
+    ).fit(x, y)
+    ours = export(model)
+    queries = np.concatenate([x, 3.0 * rng.normal(size=(50, 5)), ours.threshold[:, None] * np.ones(5)])
+    # leaves are kept as float32
+    np.testing.assert_allclose(ours.predict(queries), model.predict(queries), rtol=2e-6, atol=2e-6 * np.abs(y).max())
+
+
+def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Matern-3/2 by the definition, distances taken directly."""
+    r = np.sqrt(3.0) * np.linalg.norm(a[:, None] - b[None], axis=2)
+    return (1.0 + r) * np.exp(-r)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, points=st.integers(1, 60), features=st.integers(1, 8))
+def test_gaussian_process_equals_its_definition(seed: int, points: int, features: int) -> None:
+    rng = np.random.default_rng(seed)
+    gp = GaussianProcess(
+        rng.normal(size=(points, features)).astype(np.float32), rng.normal(size=points),
+        rng.normal(size=features), rng.uniform(0.3, 3.0, features), float(rng.normal()),
+    )  # fmt: skip
+    x = np.concatenate([rng.normal(size=(40, features)), gp.points[:3] * gp.scale + gp.shift])
+    z = (x - gp.shift) / gp.scale
+    expected = gp.mean + _matern(z, gp.points.astype(np.float64)) @ gp.weights
+    np.testing.assert_allclose(gp.predict(x), expected, atol=2e-5 * (1.0 + np.abs(gp.weights).sum()))
+
+
+def test_gaussian_process_interpolates_what_it_was_fitted_on() -> None:
+    pytest.importorskip("torch")
+    from training.fit.gp import Hyperparameters, fit_gp
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+    x[:, 2] = 4.0  # a constant feature must not matter
+    hyper = Hyperparameters(x.mean(axis=0), np.array([1.0, 2.0, np.inf]), 1.5, 1e-6)
+    gp = fit_gp(x, y, hyper)
+    np.testing.assert_allclose(gp.predict(x), y, atol=1e-3)
+    # and equals (their eq. 2.25) solved directly, at new places
+    z = (x - hyper.shift) / np.where(np.isfinite(hyper.scale), hyper.scale, 1e30)
+    new = rng.normal(size=(20, 3))
+    zn = (new - hyper.shift) / np.where(np.isfinite(hyper.scale), hyper.scale, 1e30)
+    k = 1.5 * _matern(z, z) + 1e-6 * np.eye(60)
+    expected = y.mean() + 1.5 * _matern(zn, z) @ np.linalg.solve(k, y - y.mean())
+    np.testing.assert_allclose(gp.predict(new), expected, atol=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, features=st.integers(1, 10), hidden=st.integers(1, 16), layers=st.integers(0, 3))
+def test_network_equals_torch_in_double_precision(seed: int, features: int, hidden: int, layers: int) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    sizes = [(features, hidden), *[(hidden, hidden)] * layers, (hidden, 1)]
+    nets = 3
+    net = Network(
+        [(rng.normal(size=(nets, a, b)) / np.sqrt(a)).astype(np.float32) for a, b in sizes],
+        [rng.normal(size=(nets, 1, b)).astype(np.float32) for _, b in sizes],
+        rng.normal(size=features), rng.uniform(0.5, 2.0, features), 0.3, 4.0,
+    )  # fmt: skip
+    x = 5.0 * rng.normal(size=(30, features))
+    z = torch.tensor(np.clip((x - net.shift) / net.scale, -4.0, 4.0))
+    each = []
+    for i in range(nets):
+        w = [torch.tensor(v[i], dtype=torch.float64) for v in net.weights]
+        b = [torch.tensor(v[i], dtype=torch.float64) for v in net.biases]
+        h = torch.nn.functional.silu(z @ w[0] + b[0])
+        for middle, bias in zip(w[1:-1], b[1:-1], strict=True):
+            h = h + torch.nn.functional.silu(h @ middle + bias)
+        each.append((h @ w[-1] + b[-1])[:, 0].numpy() + 0.3)
+    np.testing.assert_allclose(net.members(x), np.stack(each), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(net.predict(x), np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_network_far_outside_stays_finite_and_quiet() -> None:
+    net = random_regressors(4)[2]
+    far = net.predict(np.full((1, 4), 1e9))
+    assert np.isfinite(far).all()
+    # features are clipped: further out changes nothing
+    np.testing.assert_array_equal(far, net.predict(np.full((1, 4), 1e12)))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("rows", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_blocks_of_rows_do_not_show(which: int, rows: int) -> None:
+    regressor = random_regressors(4)[which]
+    x = np.random.default_rng(1).normal(scale=10.0, size=(rows, 4))
+    whole = regressor.predict(x)
+    assert whole.shape == (rows,)
+    if rows:
+        some = [0, rows // 2, rows - 1]
+        np.testing.assert_allclose(whole[some], [regressor.predict(x[i : i + 1])[0] for i in some], rtol=1e-5)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_rebuilt_from_its_arrays_predicts_the_same_bits(which: int) -> None:
+    regressor = random_regressors(4)[which]
+    again = build(regressor.form, regressor.arrays(), "here")
+    x = np.random.default_rng(2).normal(scale=10.0, size=(200, 4))
+    np.testing.assert_array_equal(again.predict(x), regressor.predict(x))
+
+
+def test_saved_and_loaded_model_predicts_the_same_bits(tmp_path: Path) -> None:
+    model = make_model(random_regressors)
+    save_model(model, tmp_path / "toy-gpu")
+    again = load_model(tmp_path / "toy-gpu")
+    for op, params in (("matmul", {"m": 300, "n": 200, "k": 100}), ("relu", {"numel": 12345})):
+        before, after = model.answer(group(op, **params)), again.answer(group(op, **params))
+        assert before.source[0] == "model"
+        for name in ("latency_s", "low_s", "high_s"):
+            np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+        assert before.low_s[0] < before.latency_s[0] < before.high_s[0]
+
+
+def test_unknown_form_and_missing_arrays_are_typed_errors() -> None:
+    with pytest.raises(ModelFileError, match="allowed: trees, gp, network"):
+        build("forest", {}, "here")
+    arrays = random_regressors(4)[1].arrays()
+    del arrays["weights"]
+    with pytest.raises(ModelFileError, match="weights"):
+        build("gp", arrays, "here")
+
+
+def test_standardiser() -> None:
+    s = Standardiser(np.array([1.0, 2.0]), np.array([2.0, 1.0]))
+    np.testing.assert_array_equal(s(np.array([[3.0, 2.0]])), [[1.0, 0.0]])
+
+
+def test_forms_have_distinct_names() -> None:
+    assert {c.form for c in (TreeEnsemble, GaussianProcess, Network)} == {"trees", "gp", "network"}
