@@ -17,7 +17,8 @@ _MARK = re.compile(r"(<!-- accuracy:begin -->\n).*?(<!-- accuracy:end -->)", re.
 def accuracy_table(headers: list[dict[str, Any]]) -> str:
     """Return a Markdown table: held-out error of the model, of the best baseline and of the measurement itself."""
     lines = [
-        "| hardware | held-out rows | median / mean error | within 10 % | best baseline (median / mean) | fixed 20 % | retest |",
+        "| hardware | held-out rows | median / mean error | within 10 % | best baseline (median / mean) | fixed 20 % |"
+        " retest |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for h in headers:

@@ -319,4 +319,3 @@ _FUSED: dict[str, Any] = {
     "_native_multi_head_attention": _multi_head_out,
     "_transformer_encoder_layer_fwd": lambda bound: torch.empty_like(bound["src"]),
 }
-

@@ -61,6 +61,9 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
     if not isinstance(module, torch.nn.Module):
         raise TracingError("only a torch.nn.Module can be traced", received=type(module).__name__,
                            allowed="torch.nn.Module", next_step="wrap the function in a module's forward")  # fmt: skip
+    # A compiled module runs the same operators, fused; what is traced is the module it wraps.
+    module = getattr(module, "_orig_mod", module)
+    _refuse(module)
     target = _TORCH[dtype] if dtype else None
     parameters = list({id(p): p for p in module.parameters()}.values())
     recorder = Recorder(tf32=dtype == "tf32")
@@ -85,6 +88,20 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
         sequence=sequence,
         notes=tuple(recorder.notes),
     )
+
+
+def _refuse(module: torch.nn.Module) -> None:
+    """Raise for modules whose parameters cannot be replaced."""
+    if any(isinstance(m, torch.jit.ScriptModule) for m in module.modules()):
+        raise TracingError(
+            "a scripted module cannot be traced", received=type(module).__name__, allowed="an eager torch.nn.Module",
+            next_step="trace the module that it was scripted from",
+        )  # fmt: skip
+    if any(torch.nn.parameter.is_lazy(p) for p in (*module.parameters(), *module.buffers())):
+        raise TracingError(
+            "a lazy module has no shapes yet", received=type(module).__name__, allowed="initialised parameters",
+            next_step="run the module once, or give its layers their sizes",
+        )  # fmt: skip
 
 
 def _run(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], recorder: Recorder) -> None:

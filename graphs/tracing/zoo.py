@@ -77,8 +77,11 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        # One statement each: what is still named is still in memory.
         x = self.conv1(x)
-        x = self.maxpool(self.relu(self.bn1(x)))
+        x = self.bn1(x)
+        x = self.relu(x)
+        x = self.maxpool(x)
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
         return torch.as_tensor(self.fc(torch.flatten(self.avgpool(x), 1)))

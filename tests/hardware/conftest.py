@@ -10,6 +10,8 @@ from toy_hardware import make_model, raw_profile
 
 from graphs.hardware.calibration.artifact import save_model
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
+from graphs.hardware.mappers.cpu import CPUMapper, create_i7_12700k_mapper
+from graphs.hardware.mappers.gpu import GPUMapper
 from graphs.hardware.profile import HardwareProfile, from_dict
 
 
@@ -30,3 +32,20 @@ def toy_tree(tmp_path: Path) -> Path:
 @pytest.fixture
 def toy_calibration(toy_tree: Path) -> HardwareCalibration:
     return load_calibration(toy_tree / "profiles" / "toy-gpu.json")
+
+
+@pytest.fixture
+def bare() -> CPUMapper:
+    return create_i7_12700k_mapper()
+
+
+@pytest.fixture
+def i7() -> CPUMapper:
+    mapper = create_i7_12700k_mapper()
+    mapper.calibration = load_calibration("profiles/i7-12700k.json")
+    return mapper
+
+
+@pytest.fixture
+def toy(toy_profile: HardwareProfile, toy_calibration: HardwareCalibration) -> GPUMapper:
+    return GPUMapper(toy_profile, calibration=toy_calibration)

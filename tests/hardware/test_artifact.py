@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_hardware import make_model
+from toy_hardware import group, make_model
 
 from graphs.errors import ModelFileError, SchemaVersionError
 from graphs.hardware.calibration.artifact import ARRAYS, FORMAT, HEADER, SCHEMA_VERSION, load_model, save_model
@@ -140,8 +140,18 @@ def test_header_that_leaves_a_member_without_arrays(folder: Path) -> None:
     header = json.loads((folder / HEADER).read_text())
     header["families"]["gemm"]["members"].append({"form": "gp", "weight": 0.5})
     (folder / HEADER).write_text(json.dumps(header))
-    with pytest.raises(ModelFileError, match="cannot be rebuilt"):
+    with pytest.raises(ModelFileError, match=r"^a regressor of model .* cannot be rebuilt"):
         load_model(folder)
+
+
+def test_model_of_other_features_is_refused_when_asked(folder: Path) -> None:
+    header = json.loads((folder / HEADER).read_text())
+    header["families"]["gemm"]["features"][0] = "something_else"
+    (folder / HEADER).write_text(json.dumps(header))
+    model = load_model(folder)
+    with pytest.raises(SchemaVersionError, match=r"something_else.*graphs train"):
+        model.answer(group("matmul", m=512, n=512, k=512))
+    assert model.answer(group("relu", numel=4096)).source[0] == "model"
 
 
 class Bomb:

@@ -149,7 +149,7 @@ def test_saved_and_loaded_model_predicts_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_unknown_form_and_missing_arrays_are_typed_errors() -> None:
-    with pytest.raises(ModelFileError, match="allowed: trees, gp, network"):
+    with pytest.raises(ModelFileError, match=r"received .forest.; allowed: trees, gp"):
         build("forest", {}, "here")
     arrays = random_regressors(4)[1].arrays()
     del arrays["weights"]

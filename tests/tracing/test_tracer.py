@@ -323,11 +323,17 @@ def test_errors_of_the_module_name_the_submodule() -> None:
         trace(len, meta(2))  # type: ignore[arg-type]
 
 
+def test_modules_that_have_no_parameters_to_replace_are_refused() -> None:
+    with pytest.raises(TracingError, match="lazy"):
+        trace(nn.Sequential(nn.LazyLinear(4)), meta(2, 8))
+
+
 def test_module_and_its_attributes_are_left_as_they_were() -> None:
     module = Remembers()
     weight = module.linear.weight
     trace(module, meta(2, 8), dtype="bf16")
     assert module.seen is None
+    assert not hasattr(module, "later")
     assert module.linear.weight is weight
     assert module.linear.weight.dtype == torch.float32
     assert module(torch.ones(2, 8)).shape == (2, 8)

@@ -14,7 +14,7 @@ def write_card(profile: HardwareProfile, model: EfficiencyModel, summary: dict[s
     p = model.header["provenance"]
     families = "\n".join(
         f"- {f.family}: {', '.join(sorted(f.domains))} ({f.scores['rows']} training rows,"
-        f" {' + '.join(f'{w:.2f} {m.form}' for m, w in zip(f.members, f.weights, strict=True))})"
+        f" members {', '.join(m.form for m in f.members)})"
         for f in model.families.values()
     )
     return f"""---

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,15 @@ from threadpoolctl import threadpool_limits
 
 from graphs.hardware.calibration.fitted import Interval
 from graphs.hardware.calibration.regressors import Regressor
-from training.fit.gp import fit_gp, fit_hyperparameters
+from training.fit.gp import Hyperparameters, Labels, fit_class_hyperparameters, fit_gps
 from training.fit.trees import fit_trees
 
 FOLDS = 5
 LEVEL = 0.9
 #: Added to the spread, so that members which agree by chance do not claim certainty.
 FLOOR = 0.02
-Fit = Callable[[NDArray[np.float64], NDArray[np.float64]], Regressor]
+#: Outputs of a smaller weight are dropped.
+LEAST_WEIGHT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Rows:
     fold : (n,) int
     train : (n,) bool
         False for held-out rows.
+    labels : dict of (n,) int
+        Class of each row by partition.
     """
 
     x: NDArray[np.float64]
@@ -41,6 +44,7 @@ class Rows:
     roofline_s: NDArray[np.float64]
     fold: NDArray[np.int64]
     train: NDArray[np.bool_]
+    labels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +71,100 @@ def fit_family(rows: Rows, seed: int) -> FittedFamily:
         torch.set_num_threads(1)
         t0 = float(np.quantile(rows.latency_s[rows.train], 0.01))
         y = np.log(rows.latency_s / (t0 + rows.roofline_s))
-        learners = _learners(rows.x[rows.train], y[rows.train], seed)
-        out_of_fold = _out_of_fold(rows, y, learners)
+        everything = np.ones(len(y), dtype=bool)
+        recipes: list[Recipe] = [_Trees(seed), _Processes.tuned(rows, y, seed)]
+        out_of_fold = _out_of_fold(rows, y, recipes)
         weights = _weigh(out_of_fold, y[rows.train])
-        learners = [fit for fit, w in zip(learners, weights, strict=True) if w > 0]
-        out_of_fold, weights = out_of_fold[weights > 0], weights[weights > 0]
+        recipes, kept = _prune(recipes, weights, rows)
+        out_of_fold, weights = out_of_fold[kept], weights[kept] / weights[kept].sum()
         residual = np.abs(y[rows.train] - weights @ out_of_fold)
         return FittedFamily(
             t0_s=t0,
-            twin=[fit(rows.x[rows.train], y[rows.train]) for fit in learners],
-            final=[fit(rows.x, y) for fit in learners],
+            twin=[r.fit(rows, y, rows.train) for r in recipes],
+            final=[r.fit(rows, y, everything) for r in recipes],
             weights=weights,
             interval=conformal(residual, out_of_fold.std(axis=0)),
             scores=_scores(np.exp(weights @ out_of_fold - y[rows.train])),
         )
 
 
-def _learners(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> list[Fit]:
-    hyper = fit_hyperparameters(x, y, seed)
-    return [lambda a, b: fit_trees(a, b, seed), lambda a, b: fit_gp(a, b, hyper)]
+class Recipe(Protocol):
+    """How to fit one member on some of the rows; `n_outputs` is the number of predictions it will give a row."""
+
+    def n_outputs(self, rows: Rows) -> int: ...
+
+    def fit(self, rows: Rows, y: NDArray[np.float64], some: NDArray[np.bool_]) -> Regressor: ...
 
 
-def _out_of_fold(rows: Rows, y: NDArray[np.float64], learners: Sequence[Fit]) -> NDArray[np.float64]:
-    """Return out-of-fold predictions of the training rows, (learners, n_train)."""
-    x, target, fold = rows.x[rows.train], y[rows.train], rows.fold[rows.train]
-    out = np.empty((len(learners), len(target)))
-    for k in np.unique(fold):
-        inside, outside = fold == k, fold != k
-        for i, fit in enumerate(learners):
-            out[i, inside] = fit(x[outside], target[outside]).predict(x[inside])
-    return out
+@dataclass(frozen=True, slots=True)
+class _Trees:
+    seed: int
+
+    def n_outputs(self, rows: Rows) -> int:
+        return 1
+
+    def fit(self, rows: Rows, y: NDArray[np.float64], some: NDArray[np.bool_]) -> Regressor:
+        return fit_trees(rows.x[some], y[some], self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Processes:
+    hyper: Mapping[tuple[str, int], Hyperparameters]
+    partitions: tuple[str, ...]
+
+    @classmethod
+    def tuned(cls, rows: Rows, y: NDArray[np.float64], seed: int) -> _Processes:
+        """Return the recipe with hyperparameters from the training rows."""
+        labels = _some_labels(rows, rows.train, tuple(rows.labels))
+        hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed)
+        # A partition in which no class has enough rows is the joint process again.
+        useful = tuple(name for name in rows.labels if any(key[0] == name for key in hyper))
+        return cls(hyper, useful)
+
+    def n_outputs(self, rows: Rows) -> int:
+        return 1 + len(self.partitions)
+
+    def fit(self, rows: Rows, y: NDArray[np.float64], some: NDArray[np.bool_]) -> Regressor:
+        return fit_gps(rows.x[some], y[some], _some_labels(rows, some, self.partitions), self.hyper)
+
+
+def _some_labels(rows: Rows, some: NDArray[np.bool_], partitions: Sequence[str]) -> Labels:
+    return {name: rows.labels[name][some] for name in partitions}
+
+
+def _out_of_fold(rows: Rows, y: NDArray[np.float64], recipes: Sequence[Recipe]) -> NDArray[np.float64]:
+    """Return out-of-fold predictions of the training rows, (outputs, n_train)."""
+    out = np.empty((sum(r.n_outputs(rows) for r in recipes), len(y)))
+    for k in np.unique(rows.fold[rows.train]):
+        inside, outside = rows.train & (rows.fold == k), rows.train & (rows.fold != k)
+        classes = {name: label[inside] for name, label in rows.labels.items()}
+        fitted = [r.fit(rows, y, outside) for r in recipes]
+        out[:, inside] = np.concatenate([m.outputs(rows.x[inside], classes) for m in fitted])
+    return out[:, rows.train]
+
+
+def _prune(
+    recipes: Sequence[Recipe], weights: NDArray[np.float64], rows: Rows
+) -> tuple[list[Recipe], NDArray[np.bool_]]:
+    """Drop members and partitions without weight; return the recipes left and which outputs they give."""
+    left: list[Recipe] = []
+    kept = np.zeros(len(weights), dtype=bool)
+    taken = 0
+    for recipe in recipes:
+        n = recipe.n_outputs(rows)
+        own = weights[taken : taken + n]
+        if own.any():
+            keep = np.ones(n, dtype=bool)
+            if isinstance(recipe, _Processes):
+                # the joint process stays: it answers classes with too few rows
+                keep[1:] = own[1:] > 0
+                names = tuple(p for p, k in zip(recipe.partitions, keep[1:], strict=True) if k)
+                hyper = {key: h for key, h in recipe.hyper.items() if key[0] in ("", *names)}
+                recipe = _Processes(hyper, names)
+            left.append(recipe)
+            kept[taken : taken + n] = keep
+        taken += n
+    return left, kept
 
 
 def _weigh(predictions: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,7 +173,7 @@ def _weigh(predictions: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[
     heavy = 1e3 * np.abs(y).max() + 1.0
     a = np.vstack([predictions.T, np.full(len(predictions), heavy)])
     weights, _ = nnls(a, np.append(y, heavy))
-    weights[weights < 0.05] = 0.0
+    weights[weights < LEAST_WEIGHT] = 0.0
     return np.asarray(weights / weights.sum())
 
 

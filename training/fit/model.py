@@ -175,14 +175,17 @@ def _fit_named(name: str, rows: Rows, seed: int) -> tuple[str, FittedFamily]:
 def _rows(frame: pd.DataFrame, groups: list[OperatorGroup], machine: Machine) -> Rows:
     at = np.concatenate([g.rows for g in groups])
     some = frame.iloc[at]
+    names = features.build(groups[0], machine)[0]
+    x = np.concatenate([features.build(g, machine)[1] for g in groups])
     return Rows(
-        x=np.concatenate([features.build(g, machine)[1] for g in groups]),
+        x=x,
         latency_s=some["median_us"].to_numpy(dtype=np.float64) * 1e-6,
         roofline_s=np.concatenate([machine.attainable_s(g.flops, g.bytes, effective_dtype(g)) for g in groups]),
         fold=np.array(
             [fold_of(o, d, p, FOLDS) for o, d, p in zip(some["op"], some["dtype"], some["params"], strict=True)]
         ),
         train=(some["split"] == "train").to_numpy(),
+        labels=features.partitions(groups[0].kind.family, names, x),
     )
 
 

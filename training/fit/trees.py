@@ -9,7 +9,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from graphs.hardware.calibration.regressors import TreeEnsemble
 
 PARAMETERS = {
-    "max_iter": 400, "max_leaf_nodes": 24, "learning_rate": 0.06, "min_samples_leaf": 6, "l2_regularization": 1e-3,
+    "max_iter": 300, "max_leaf_nodes": 24, "learning_rate": 0.06, "min_samples_leaf": 6, "l2_regularization": 1e-3,
     # the default would hold out rows on its own in large families only, which changes the recipe with the row count
     "early_stopping": False,
 }  # fmt: skip

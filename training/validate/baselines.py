@@ -122,4 +122,4 @@ def _linear(x: Array, y: Array, query: Array) -> Array:
     a = x - mean
     slope = np.linalg.solve(a.T @ a + _RIDGE * len(x) * np.eye(a.shape[1]), a.T @ (y - y.mean()))
     # An interpolation does not leave the range of what it interpolates.
-    return np.clip(y.mean() + (query - mean) @ slope, y.min(), y.max())
+    return np.asarray(np.clip(y.mean() + (query - mean) @ slope, y.min(), y.max()))

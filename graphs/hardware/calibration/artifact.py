@@ -38,9 +38,11 @@ def save_model(model: EfficiencyModel, folder: Path) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     families = {}
     for family in model.families.values():
-        members = []
+        members, taken = [], 0
         for i, member in enumerate(family.members):
-            members.append({"form": member.form, "weight": float(family.weights[i])})
+            weights = family.weights[taken : taken + member.n_outputs]
+            taken += member.n_outputs
+            members.append({"form": member.form, "weights": [float(w) for w in weights]})
             for name, value in member.arrays().items():
                 arrays[f"{family.family}/{i}/{name}"] = np.asarray(value)
         families[family.family] = {
@@ -109,12 +111,14 @@ def load_model(folder: Path) -> EfficiencyModel:
                 t0_s=float(raw["t0_s"]),
                 feature_names=tuple(raw["features"]),
                 members=members,
-                weights=np.array([e["weight"] for e in raw["members"]], dtype=np.float64),
+                weights=np.array([w for e in raw["members"] for w in e["weights"]], dtype=np.float64),
                 interval=Interval(**raw["interval"]),
                 domains={op: Domain.from_dict(d) for op, d in raw["domains"].items()},
                 scores=raw["scores"],
             )
         return EfficiencyModel(str(header["hardware"]), machine, families, header)
+    except ModelFileError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(
             f"the header of fitted model '{folder}' is incomplete ({type(error).__name__}: {error})",

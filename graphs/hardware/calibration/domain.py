@@ -65,7 +65,7 @@ def physical(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
         out["rows"] = p["rows"]
         out["columns"] = p["cols"]
     elif family in ("conv2d", "dwconv2d"):
-        out["output elements"] = group.flops / np.maximum(group.flops / group.bytes, 1e-9) / group.itemsize
+        out["elements read and written"] = group.bytes / group.itemsize
         out["groups"] = p.get("groups", np.ones(len(group)))
         out["channels a group"] = p["c"] / out["groups"]
     elif family == "nchw":

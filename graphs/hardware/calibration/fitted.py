@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphs.errors import SchemaVersionError
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.domain import Domain, effective_dtype
 from graphs.hardware.calibration.features import Machine
@@ -77,8 +78,8 @@ class FamilyModel:
         1 % quantile of the family's measured latencies, seconds.
     feature_names : tuple of str
     members : list of Regressor
-    weights : (members,) float64
-        Sum 1; the prediction is the weighted mean of the members in log space.
+    weights : (outputs of all members,) float64
+        Sum 1; the prediction is the weighted mean of the outputs in log space.
     interval : Interval
     domains : dict of str to Domain
         One an operator kind.
@@ -97,7 +98,8 @@ class FamilyModel:
 
     def log_ratio(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return prediction and spread of features (n, f), both (n,)."""
-        each = np.stack([m.predict(x) for m in self.members])
+        classes = features.partitions(self.family, list(self.feature_names), x)
+        each = np.concatenate([m.outputs(x, classes) for m in self.members])
         return self.weights @ each, each.std(axis=0)
 
 
@@ -144,7 +146,15 @@ class EfficiencyModel:
         if not inside.any():
             return out
         chosen = group if inside.all() else take(group, inside)
-        ratio, spread = family.log_ratio(features.build(chosen, self.machine)[1])
+        names, x = features.build(chosen, self.machine)
+        if tuple(names) != family.feature_names:
+            raise SchemaVersionError(
+                f"the fitted model of {self.hardware} was made with other features of family '{family.family}'",
+                received=", ".join(sorted(set(family.feature_names) ^ set(names))) or "another order",
+                allowed="those of this package",
+                next_step="fit it again with `graphs train`",
+            )
+        ratio, spread = family.log_ratio(x)
         scale = family.t0_s + self.machine.attainable_s(chosen.flops, chosen.bytes, effective_dtype(chosen))
         half = family.interval.half_width(spread)
         # Outside the domain there is nothing the interval was calibrated on.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -20,14 +21,24 @@ Arrays = Mapping[str, NDArray[Any]]
 CHUNK = 1024
 
 
+Classes = Mapping[str, NDArray[np.int64]]
+
+
 class Regressor(Protocol):
-    """What a fitted regressor offers."""
+    """What a fitted regressor offers: `n_outputs` predictions of each row, to be weighed by its family."""
 
     form: ClassVar[str]
 
-    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    @property
+    def n_outputs(self) -> int: ...
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]: ...
+    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
+        """Return predictions, (n_outputs, n), of features (n, f); `classes` holds labels (n,) by partition."""
+        ...
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return what `from_arrays` needs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,13 @@ class TreeEnsemble:
             out[start : start + CHUNK] = self.base + self.value[node].sum(axis=1, dtype=np.float64)
         return out
 
+    @property
+    def n_outputs(self) -> int:
+        return 1
+
+    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
+        return self.predict(x)[None]
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         return {
             "feature": self.feature, "threshold": self.threshold, "left": self.left, "right": self.right,
@@ -127,11 +145,19 @@ class GaussianProcess:
         squares = np.einsum("ij,ij->i", points, points)
         out = np.empty(len(x))
         for start in range(0, len(x), CHUNK):
+            # the points are float32, so a query is rounded likewise: equal features then have distance 0
             z = ((x[start : start + CHUNK] - self.shift) / self.scale).astype(np.float32).astype(np.float64)
             d2 = np.einsum("ij,ij->i", z, z)[:, None] + squares - 2.0 * (z @ points.T)
             r = np.sqrt(3.0 * np.maximum(d2, 0.0))
             out[start : start + CHUNK] = self.mean + ((1.0 + r) * np.exp(-r)) @ self.weights
         return out
+
+    @property
+    def n_outputs(self) -> int:
+        return 1
+
+    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
+        return self.predict(x)[None]
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         return {
@@ -142,6 +168,93 @@ class GaussianProcess:
     @classmethod
     def from_arrays(cls, a: Arrays) -> GaussianProcess:
         return cls(a["points"], a["weights"], a["shift"], a["scale"], float(a["mean"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One Gaussian process of several that share their points; see `GaussianProcess` for the fields.
+
+    `partition` and `label` name the rows it was conditioned on; partition "" is all rows.
+    """
+
+    partition: str
+    label: int
+    weights: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    mean: float
+
+
+@dataclass(frozen=True)
+class GaussianProcesses:
+    """Gaussian processes over shared points: a joint one, and one for each class of each partition.
+
+    Output 0 is the joint process; each partition gives one more, in which every row is answered by the expert of
+    its class, or by the joint process where the class had too few rows.
+
+    Attributes
+    ----------
+    points : (m, f) float32
+        Training features as they are.
+    labels : dict of str to (m,) int16
+        Class of each point by partition.
+    experts : tuple of Expert
+        The joint process first.
+    """
+
+    points: NDArray[np.float32]
+    labels: dict[str, NDArray[np.int16]]
+    experts: tuple[Expert, ...]
+    form: ClassVar[str] = "gps"
+
+    @property
+    def n_outputs(self) -> int:
+        return 1 + len(self.labels)
+
+    @cached_property
+    def _processes(self) -> list[GaussianProcess]:
+        out = []
+        for e in self.experts:
+            own = self.points if e.partition == "" else self.points[self.labels[e.partition] == e.label]
+            scaled = ((own - e.shift) / e.scale).astype(np.float32)
+            out.append(GaussianProcess(scaled, e.weights, e.shift, e.scale, e.mean))
+        return out
+
+    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
+        joint = self._processes[0].predict(x)
+        out = np.tile(joint, (self.n_outputs, 1))
+        row = {name: i + 1 for i, name in enumerate(self.labels)}
+        for e, process in zip(self.experts[1:], self._processes[1:], strict=True):
+            mine = classes[e.partition] == e.label
+            if mine.any():
+                out[row[e.partition], mine] = process.predict(x[mine])
+        return out
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        out: dict[str, NDArray[np.generic]] = {"points": self.points}
+        for name, labels in self.labels.items():
+            out[f"labels:{name}"] = labels
+        for e in self.experts:
+            where = f"expert:{e.partition}:{e.label}:"
+            out[where + "weights"] = e.weights.astype(np.float32)
+            out[where + "shift"], out[where + "scale"] = e.shift, e.scale
+            out[where + "mean"] = np.array(e.mean)
+        return out
+
+    @classmethod
+    def from_arrays(cls, a: Arrays) -> GaussianProcesses:
+        labels = {k.removeprefix("labels:"): v for k, v in a.items() if k.startswith("labels:")}
+        experts = []
+        for key in a:
+            if key.startswith("expert:") and key.endswith(":weights"):
+                _, partition, label, _ = key.split(":")
+                where = key.removesuffix("weights")
+                fields = {name: a[where + name] for name in ("weights", "shift", "scale")}
+                weights = np.asarray(fields["weights"], dtype=np.float64)
+                mean = float(a[where + "mean"])
+                experts.append(Expert(partition, int(label), weights, fields["shift"], fields["scale"], mean))
+        experts.sort(key=lambda e: e.partition != "")
+        return cls(a["points"], labels, tuple(experts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +294,13 @@ class Network:
     def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(self.members(x).mean(axis=0))
 
+    @property
+    def n_outputs(self) -> int:
+        return 1
+
+    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
+        return self.predict(x)[None]
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         out: dict[str, NDArray[np.generic]] = {
             "shift": self.shift, "scale": self.scale, "mean": np.array(self.mean), "limit": np.array(self.limit),
@@ -204,7 +324,7 @@ def _silu(v: NDArray[np.float32]) -> NDArray[np.float32]:
     return out
 
 
-FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, Network)}
+FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Network)}
 
 
 def build(form: str, arrays: Arrays, origin: str) -> Regressor:

@@ -137,7 +137,7 @@ def _window(h: int, oh: int, k: int, w: int, ow: int, kw: int) -> tuple[int, int
     """
     if (oh, ow) == (1, 1) and (h, w) == (k, kw):
         return 1, 0, 0
-    for stride in sorted(range(1, max(k, kw, h // oh) + 1), key=lambda v: abs(v - h / oh)):
+    for stride in sorted(range(1, h // max(oh - 1, 1) + 2), key=lambda v: abs(v - h / oh)):
         pad, padw = _padding(h, oh, k, stride), _padding(w, ow, kw, stride)
         if pad is not None and padw is not None:
             return stride, pad, padw

@@ -8,9 +8,7 @@ from graphs.tracing.layout import View
 from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
 
 
-def attention(
-    q: View, k: View, v: View, mask: View | None, causal: bool, bshd: bool | None = None
-) -> Priced:
+def attention(q: View, k: View, v: View, mask: View | None, causal: bool, bshd: bool | None = None) -> Priced:
     """Return scaled dot-product attention of q (..., s, d) over k and v (..., skv, d)."""
     s, d = q.shape[-2:]
     h = q.shape[-3] if len(q.shape) > 2 else 1

@@ -91,9 +91,7 @@ def trilinear(call: Call) -> list[Priced]:
     return [Priced("matmul", params, out.dtype, "proxy", "_trilinear as one product")]
 
 
-def _matrix(
-    call: Call, op: str, params: dict[str, int], x: View, y: View, notes: list[str] | None = None
-) -> Priced:
+def _matrix(call: Call, op: str, params: dict[str, int], x: View, y: View, notes: list[str] | None = None) -> Priced:
     notes = list(notes or [])
     dtype = x.dtype
     if dtype not in ("fp32", "fp16", "bf16"):

@@ -133,7 +133,8 @@ def _unsqueezed(x: View, dim: int) -> View:
       "channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "take", "diag_embed",
       "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
       "unfold_backward", "masked_select", "meshgrid", "angle", "conj_physical", "_unsafe_index_put", "eye",
-      "fft_fftfreq", "_index_put_impl", "block_diag", "kron", "cartesian_prod", "tensor_split", "linspace", "_weight_norm_interface")  # fmt: skip
+      "fft_fftfreq", "_index_put_impl", "block_diag", "kron", "cartesian_prod", "tensor_split", "linspace",
+      "_weight_norm_interface")  # fmt: skip
 def moves(call: Call) -> list[Priced]:
     if call.base in ("index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "slice_scatter"):
         # In place, only what is written moves.

@@ -73,5 +73,3 @@ def upsample(call: Call) -> list[Priced]:
     notes = ["" if x.contiguous or x.channels_last else "a strided input"]
     notes.append("" if scale[0] == 2 else f"{int(scale[0])} times")
     return [Priced("upsample2d", {**nchw(x), "scale": int(scale[0]), "mode": mode}, x.dtype, *both(notes))]
-
-

@@ -20,13 +20,14 @@ from graphs.hardware.calibration.features import (
     rowwise,
     spatial,
 )
+from graphs.hardware.calibration.features.classes import partitions
 from graphs.hardware.calibration.features.machine import FITTED_DTYPES, Machine
 from graphs.ops.batch import OperatorGroup
 
-__all__ = ["FAMILIES", "FEATURES_VERSION", "FITTED_DTYPES", "Machine", "build", "family_of"]
+__all__ = ["FAMILIES", "FEATURES_VERSION", "FITTED_DTYPES", "Machine", "build", "family_of", "partitions"]
 
 #: Changes whenever a column changes meaning; a fitted model of another version is refused.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 
 Builder = Callable[[OperatorGroup, Machine], tuple[list[str], NDArray[np.float64]]]
 

@@ -1,0 +1,134 @@
+"""Classes of calls within a family that run different kernels, told from the features alone.
+
+A smooth model with one set of length scales and one noise level serves all rows of a family poorly: aligned
+half-precision products repeat within a few percent, unaligned and fp32 ones change kernel all the time.  Each
+partition here gives every row a class; a model of its own may be fitted to each class with enough rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Classes = NDArray[np.int64]
+Named = Mapping[str, Array]
+
+
+def partitions(family: str, names: list[str], x: Array) -> dict[str, Classes]:
+    """Return the partitions of a family's rows.
+
+    Parameters
+    ----------
+    family : str
+    names : list of str, length f
+    x : (n, f) float64
+        Features as `build` gives them.
+
+    Returns
+    -------
+    dict of str to (n,) int64
+        By name of partition; empty for a family without one.
+    """
+    columns = {name: x[:, i] for i, name in enumerate(names)}
+    return {label: rule(columns).astype(np.int64) for label, rule in _RULES.get(family, {}).items()}
+
+
+def _operator(c: Named) -> Array:
+    ops = [c[name] for name in c if name.startswith("op_")]
+    index: Array = np.argmax(np.stack(ops), axis=0).astype(np.float64)
+    return index
+
+
+def _half(c: Named) -> NDArray[np.bool_]:
+    return (c["dtype_bf16"] + c["dtype_fp16"]) > 0
+
+
+def _dtype_class(c: Named) -> Array:
+    """0: half precision, 1: tf32, 2: fp32."""
+    return np.where(_half(c), 0, np.where(c["dtype_tf32"] > 0, 1, 2))
+
+
+def _gemm(c: Named) -> Array:
+    # 16 bytes: what bulk copies and wide loads ask of every row of the operands.
+    aligned = (c["k_bytes_align"] >= 4) & (c["n_bytes_align"] >= 4) & (c["weight_row_align"] >= 4)
+    return np.where(_half(c) & ~aligned, 3, _dtype_class(c))
+
+
+def _gemm_size(c: Named) -> Array:
+    # Less than half a wave of 128 x 128 tiles (split-K), up to two waves (quantised), more (smooth).
+    return _gemm(c) * 3 + np.digitize(c["lg_waves_128x128"], (-1.0, 1.0))
+
+
+def _gemm_narrow(c: Named) -> Array:
+    return _gemm(c) * 2 + (c["lg_min_mn"] <= 5.01)
+
+
+def _gemm_operator(c: Named) -> Array:
+    return _gemm(c) * 3 + np.where(c["op_linear"] > 0, 0, np.where(c["op_bmm"] > 0, 1, 2))
+
+
+def _convolution(c: Named) -> Array:
+    return np.where(c["grouped"] > 0, 3, _operator(c))
+
+
+def _kernel_size(c: Named) -> Array:
+    return np.where(c["grouped"] > 0, 1, np.where(c["lg_taps"] == 0, 0, 2))
+
+
+def _convolution_dtype_kernel(c: Named) -> Array:
+    return _dtype_class(c) * 3 + _kernel_size(c)
+
+
+def _convolution_dtype_size(c: Named) -> Array:
+    return _dtype_class(c) * 2 + (c["lg_waves_128x128"] > 0)
+
+
+def _convolution_dtype_layout(c: Named) -> Array:
+    return _dtype_class(c) * 2 + c["channels_last"]
+
+
+def _depthwise(c: Named) -> Array:
+    planar = np.where(c["library_planar"] > 0, 0, np.where(c["kernel"] > 5, 1, 2))
+    return np.where(c["channels_last"] > 0, 3 + _half(c), planar)
+
+
+def _depthwise_stride(c: Named) -> Array:
+    return _depthwise(c) * 2 + (c["lg_stride"] > 0)
+
+
+def _depthwise_size(c: Named) -> Array:
+    return _depthwise(c) * 2 + (c["lg_bytes_over_l2"] > -2)
+
+
+def _rowwise_size(c: Named) -> Array:
+    return _operator(c) * 2 + (c["lg_blocks_per_unit"] > 2)
+
+
+def _attention(c: Named) -> Array:
+    return np.where(_half(c), 0, 1 + c["unfused"])
+
+
+def _operator_layout(c: Named) -> Array:
+    return _operator(c) * 2 + c["channels_last"]
+
+
+_RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
+    "gemm": {"size": _gemm_size, "narrow": _gemm_narrow, "operator": _gemm_operator},
+    "conv2d": {
+        "operator": _convolution,
+        "dtype_kernel": _convolution_dtype_kernel,
+        "dtype_size": _convolution_dtype_size,
+        "dtype_layout": _convolution_dtype_layout,
+    },
+    "dwconv2d": {"kernel": _depthwise, "stride": _depthwise_stride, "size": _depthwise_size},
+    "sdpa": {"fused": _attention},
+    "sdpa_decode": {"fused": _attention},
+    "rowwise": {"operator": _operator, "size": _rowwise_size},
+    "nchw": {"operator_layout": _operator_layout},
+    "mem": {"operator_layout": _operator_layout},
+    "binary": {"operator": _operator},
+    "unary": {"dtype": _dtype_class},
+}

@@ -1,0 +1,139 @@
+"""Every fitted model that is shipped: loads, is what its profile points at, is small, and answers for its data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import graphs
+from graphs import ops
+from graphs.hardware.calibration.artifact import load_model
+from graphs.hardware.calibration.calibration import load_calibration
+from graphs.hardware.mappers.registry import create_mapper
+from graphs.hardware.profile import hardware_ids, load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+MB = 1e6
+LIMITS = {"h100-sxm": 3 * MB}
+OTHERS, TOTAL = 2 * MB, 12 * MB
+FITTED = sorted(p.parent.name for p in (ROOT / "models").glob("*/model.json"))
+#: Machines with data of their own must have a model: a missing one fails here rather than being skipped.
+MEASURED = sorted(p.parent.name for p in (ROOT / "data").glob("*/ops.parquet"))
+
+
+def size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def test_every_measured_machine_has_its_model() -> None:
+    assert "h100-sxm" in MEASURED
+    assert [m for m in MEASURED if m not in FITTED] == []
+
+
+def test_all_models_together_are_small() -> None:
+    assert sum(size(ROOT / "models" / name) for name in FITTED) <= TOTAL
+
+
+def test_profiles_and_models_point_at_each_other() -> None:
+    pointed = {load_profile(h).model for h in hardware_ids()}
+    assert {f"models/{name}" for name in FITTED} <= pointed
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_model_is_small_and_has_a_card(name: str) -> None:
+    folder = ROOT / "models" / name
+    assert size(folder) <= LIMITS.get(name, OTHERS)
+    card = (folder / "CARD.md").read_text(encoding="utf-8")
+    assert name in card
+    assert "license:" in card
+    assert not list(folder.glob("*.pkl")) + list(folder.glob("*.joblib")) + list(folder.glob("*.pt"))
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_model_loads_and_is_of_its_hardware(name: str) -> None:
+    model = load_model(ROOT / "models" / name)
+    profile = load_profile(model.hardware)
+    calibration = load_calibration(name)
+    assert calibration.model is not None
+    assert calibration.model.hardware == model.hardware == profile.id
+    # efficiencies refer to these peaks; a profile that changed since would re-scale every one of them
+    assert model.machine.bandwidth_bytes_per_s == profile.bandwidth_bytes_per_s
+    for dtype, peak in model.machine.peaks.items():
+        assert peak == profile.peak_flops_per_s(dtype)
+    for family in model.families.values():
+        assert family.t0_s > 0
+        assert family.weights.sum() == pytest.approx(1.0)
+        assert (family.weights > 0).all()
+        assert 0 < family.interval.quantile < np.inf
+        assert family.domains
+        for op in family.domains:
+            assert ops.get(op).family == family.family
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_header_says_what_it_was_fitted_on(name: str) -> None:
+    header = json.loads((ROOT / "models" / name / "model.json").read_text())
+    provenance = header["provenance"]
+    assert {"data_sha256", "rows", "software", "versions", "date", "seed"} <= set(provenance)
+    manifest = ROOT / provenance["data"] / "manifest.json"
+    if manifest.is_file():
+        described = json.loads(manifest.read_text())["files"]["ops.parquet"]
+        assert provenance["data_sha256"] == described["sha256"]
+
+
+def measured(name: str) -> tuple[Any, Any]:
+    store = pytest.importorskip("training.dataset.store")
+    frame = store.read_ops(ROOT / "data" / name / "ops.parquet").frame
+    return frame, graphs.estimate_operators(frame, hardware=name)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_every_measured_row_gets_a_sound_answer_from_the_model(name: str) -> None:
+    frame, e = measured(name)
+    assert len(e) == len(frame) > 500
+    assert np.isfinite(e.latency_s).all()
+    assert (e.latency_s > 0).all()
+    assert (e.efficiency > 0).all()
+    # all of them were measured, so all are inside
+    outside = e.source != "model"
+    assert not outside.any(), f"{outside.sum()} measured rows outside, such as {e.reason[outside][:3].tolist()}"
+    assert (e.interval_low_s < e.latency_s).all()
+    assert (e.latency_s < e.interval_high_s).all()
+    np.testing.assert_allclose(e.flops, frame["flops"].to_numpy(dtype=float))
+    np.testing.assert_allclose(e.bytes, frame["bytes"].to_numpy(dtype=float))
+    # the model has seen these rows: a large error here is a mistake of storage or inference, not of fitting
+    ape = np.abs(e.latency_s * 1e6 / frame["median_us"].to_numpy(dtype=float) - 1.0)
+    assert np.median(ape) < 0.05
+    assert np.quantile(ape, 0.99) < 1.0
+
+
+@pytest.mark.parametrize("name", [m for m in FITTED if m in MEASURED])
+def test_far_outside_and_unmeasured_dtypes_are_the_default(name: str) -> None:
+    model = load_model(ROOT / "models" / name)
+    op = next(op for op in ("matmul", "linear") if op in model.families["gemm"].domains)
+    domain = model.families["gemm"].domains[op]
+    side = int(2.0 ** ((domain.high["flops"] - 1) / 3) * 10_000 ** (1 / 3))
+    mapper = create_mapper(name)
+    (group,) = ops.group_operators([op], ["fp32"], [{"m": side, "n": side, "k": side}])
+    e = mapper.map_operators([group])
+    assert e.source[0] == "default"
+    assert e.compute_efficiency[0] == pytest.approx(0.20)
+    assert "above the largest measured" in e.reason[0]
+    if "fp64" in mapper.resource_model.peaks:
+        (group,) = ops.group_operators([op], ["fp64"], [{"m": 512, "n": 512, "k": 512}])
+        e = mapper.map_operators([group])
+        assert (e.source[0], e.compute_efficiency[0]) == ("default", pytest.approx(0.20))
+        assert "fp64" in e.reason[0]
+
+
+@pytest.mark.parametrize("name", [m for m in FITTED if m in MEASURED])
+def test_a_few_times_larger_than_measured_is_inside(name: str) -> None:
+    model = load_model(ROOT / "models" / name)
+    domain = model.families["gemm"].domains["linear"]
+    side = int(2.0 ** ((domain.high["flops"] - 1) / 3) * 2 ** (1 / 3))
+    (group,) = ops.group_operators(["linear"], ["fp32"], [{"m": side, "n": side, "k": side}])
+    assert create_mapper(name).map_operators([group]).source[0] == "model"

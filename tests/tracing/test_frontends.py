@@ -1,0 +1,146 @@
+"""Models by name, and the traces that are stored of them."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from graphs.errors import MissingExtraError, TracingError  # noqa: E402
+from graphs.tracing import Trace, family, language, library, trace  # noqa: E402
+from graphs.tracing.frontends import load_model, trace_model  # noqa: E402
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch):
+    """Make imports of named libraries fail, as where they are not installed."""
+    real = builtins.__import__
+
+    def block(*names: str) -> None:
+        def fails(name: str, *args, **kwargs):
+            if name.split(".")[0] in names:
+                raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+            return real(name, *args, **kwargs)
+
+        for name in [m for m in sys.modules if m.split(".")[0] in names]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(builtins, "__import__", fails)
+
+    return block
+
+
+def test_resnets_are_ours_where_torchvision_is_missing(without) -> None:
+    without("torchvision")
+    t = trace_model("torchvision:resnet18", 4, "bf16")
+    assert (t.name, t.batch, t.dtype, t.parameters, len(t)) == ("resnet18", 4, "bf16", 11_689_512, 68)
+    with pytest.raises(MissingExtraError, match=r"vgg16.*resnet18, resnet50.*graphs\[models\]"):
+        load_model("torchvision:vgg16")
+
+
+def test_language_models_need_transformers(without) -> None:
+    without("transformers")
+    model = load_model("hf:gpt2-s256")
+    assert model.name == "gpt2-s256"
+    assert tuple(model.make_inputs(3)["input_ids"].shape) == (3, 256)
+    with pytest.raises(MissingExtraError, match=r"graphs\[models\]"):
+        model.factory()
+
+
+def test_names_of_language_models_hold_the_sequence() -> None:
+    assert language.split_name("opt-1.3b-s512") == ("opt-1.3b", 512)
+    assert language.split_name("tinyllama-1.1b") == ("tinyllama-1.1b", 128)
+    assert load_model("hf:tinyllama-1.1b", sequence=64).name == "tinyllama-1.1b-s64"
+
+
+def test_factories_are_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_model.py").write_text(
+        textwrap.dedent(
+            """
+            import torch
+
+            def fixed():
+                return torch.nn.Linear(8, 4), torch.empty(5, 8, device="meta")
+
+            def by_batch():
+                return torch.nn.Linear(8, 4), lambda batch: torch.empty(batch, 8, device="meta")
+
+            def alone():
+                return torch.nn.Linear(8, 4)
+            """
+        )
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert trace_model("module:own_model:fixed", 2).batch == 5
+    by_batch = trace_model("module:own_model:by_batch", 7, "fp16")
+    assert (by_batch.name, by_batch.operators[0].params["m"], by_batch.dtype) == ("by_batch", 7, "fp16")
+    with pytest.raises(TracingError, match="no inputs"):
+        trace_model("module:own_model:alone", 2)
+    for spec in ("module:own_model:absent", "module:no_such_module:f", "module:own_model"):
+        with pytest.raises(TracingError, match="cannot be imported"):
+            load_model(spec)
+
+
+def test_trace_files_are_models_too(tmp_path: Path) -> None:
+    t = trace(torch.nn.Linear(8, 4), torch.empty(5, 8, device="meta"), name="toy")
+    path = t.save(tmp_path / "toy.json.gz")
+    assert load_model(str(path)).factory() == t
+    assert trace_model(str(path), 5, "tf32") == t.with_dtype("tf32")
+    with pytest.raises(TracingError, match="one batch"):
+        trace_model(str(path), 6)
+
+
+@pytest.mark.parametrize("spec", ["resnet50", "torchvision:", "keras:resnet50", ""])
+def test_other_forms_are_named(spec: str) -> None:
+    with pytest.raises(TracingError, match="torchvision:NAME"):
+        load_model(spec)
+
+
+# Stored traces --------------------------------------------------------------------------------------------------
+
+stored = pytest.mark.skipif(not library.names(), reason="data/traces is not here")
+
+
+@stored
+@pytest.mark.parametrize(
+    ("name", "batch", "dtype"), [("resnet18", 1, "fp32"), ("resnet50", 8, "bf16"), ("resnet50", 13, "tf32")]
+)
+def test_stored_traces_are_what_tracing_gives(name: str, batch: int, dtype: str, without) -> None:
+    without("torchvision")
+    fresh = trace_model(f"torchvision:{name}", batch, dtype)
+    kept = library.load_trace(name, batch, dtype)
+    assert family.same_calls(kept, fresh)
+    assert kept.compact().operators == fresh.compact().operators
+
+
+@stored
+def test_stored_traces_are_complete_and_small() -> None:
+    folder = library.default_folder()
+    names = library.names()
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 3_000_000
+    assert {"vit_b_16", "swin_t", "densenet121", "bert-base-s128", "gpt2-s128", "tinyllama-1.1b-s512"} <= set(names)
+    for name in names[:: max(1, len(names) // 12)]:
+        for batch in (1, 8, 64):
+            for dtype in ("fp32", "fp16"):
+                t = library.load_trace(name, batch, dtype)
+                assert t.batch == batch
+                assert not t.unmodelled
+                assert sum(o.count for o in t.operators) == len(t.sequence)
+                # Every stored call has parameters its kind accepts: a file read as a trace is checked.
+                Trace.from_dict(t.to_dict())
+
+
+@stored
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("alexnet", 61_100_840), ("vgg16", 138_357_544), ("bert-base-s128", 109_482_240), ("gpt2-s128", 124_439_808),
+     ("tinyllama-1.1b-s512", 1_100_048_384), ("opt-1.3b-s512", 1_315_758_080)],
+)  # fmt: skip
+def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> None:
+    t = library.load_trace(name, 1, "bf16")
+    assert (t.parameters, t.parameter_bytes) == (parameters, 2 * parameters)
