@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from graphs.cli.main import cli
-from graphs.tracing.trace import TracedOperator, Trace
+from graphs.tracing.trace import Trace, TracedOperator
 
 
 def run(*args: str) -> Result:

@@ -39,7 +39,7 @@ def test_each_output_is_the_process_of_the_row_class(fitted) -> None:
 
 
 def test_a_class_of_its_own_serves_its_rows_better(fitted) -> None:
-    _, x, y, labels, _, both = fitted
+    both = fitted[-1]
     rng = np.random.default_rng(2)
     query = rng.uniform(-1.5, 1.5, size=(200, 3))
     query[:, 0] = rng.uniform(-0.3, 0.3, 200)  # near the border, where one smooth function must fail

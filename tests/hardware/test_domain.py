@@ -90,7 +90,7 @@ def test_unseen_parameter_that_selects_another_algorithm_is_outside(change: dict
 
 def test_grouped_convolutions_are_far_from_dense_ones() -> None:
     # as much work as the measured one, in 32 groups
-    margin = {"arithmetic intensity": 9.0, "bytes": 9.0, "output elements": 9.0}
+    margin = {"arithmetic intensity": 9.0, "bytes": 9.0, "elements read and written": 9.0}
     domain = domain_of("conv2d", CONV, margin=margin)
     text = reason(domain, "conv2d", **(CONV | {"groups": 32, "n": 8 * 32}))
     assert text.startswith("groups 32 is 32x above the largest measured, 1")

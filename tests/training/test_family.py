@@ -27,7 +27,7 @@ def fitted():
 def test_held_out_error_is_near_the_noise(fitted) -> None:
     rows, f = fitted
     held_out = ~rows.train
-    prediction = f.weights @ np.stack([m.predict(rows.x[held_out]) for m in f.twin])
+    prediction = f.weights @ np.concatenate([m.outputs(rows.x[held_out], {}) for m in f.twin])
     truth = np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out]
     # a normal error of 0.05 has a median absolute deviation of 0.034
     assert np.median(np.abs(prediction - truth)) < 0.05
@@ -36,7 +36,7 @@ def test_held_out_error_is_near_the_noise(fitted) -> None:
 def test_interval_covers_held_out_rows(fitted) -> None:
     rows, f = fitted
     held_out = ~rows.train
-    each = np.stack([m.predict(rows.x[held_out]) for m in f.twin])
+    each = np.concatenate([m.outputs(rows.x[held_out], {}) for m in f.twin])
     residual = np.abs(f.weights @ each - np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out])
     coverage = (residual <= f.interval.half_width(each.std(axis=0))).mean()
     # about 270 rows: 90 % +- 4 standard errors
@@ -48,7 +48,7 @@ def test_same_seed_same_model(fitted) -> None:
     again = fit_family(rows, seed=0)
     assert again.scores == f.scores
     for a, b in zip(f.final, again.final, strict=True):
-        np.testing.assert_array_equal(a.predict(rows.x[:50]), b.predict(rows.x[:50]))
+        np.testing.assert_array_equal(a.outputs(rows.x[:50], {}), b.outputs(rows.x[:50], {}))
 
 
 def test_weights_prefer_the_better_member_and_sum_to_one() -> None:
