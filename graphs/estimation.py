@@ -256,10 +256,13 @@ def estimate_trace(trace: Trace, mapper: HardwareMapper, mode: Mode = "device") 
         added = mapper.host_overhead_s(total, len(calls))
         overhead = added or 0.0
         calls.append(_overhead(overhead, measured=added is not None))
-        total, low, high = total + overhead, low + overhead, high + overhead
+        total = total + overhead
+        # The host's own scatter is part of what was seen when whole models were left out of the fit.
+        error = float("nan") if mapper.calibration is None else mapper.calibration.eager_log_error
+        low, high = total * np.exp(-error), total * np.exp(error)
     return LatencyEstimate(
-        total, (low, high), tuple(calls), trace.name, mapper.resource_model.id, trace.dtype, mode, trace.batch,
-        trace.notes,
+        total, (float(low), float(high)), tuple(calls), trace.name, mapper.resource_model.id, trace.dtype, mode,
+        trace.batch, trace.notes,
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_model_loads_and_is_of_its_hardware(name: str) -> None:
     for family in model.families.values():
         assert family.t0_s > 0
         assert family.weights.sum() == pytest.approx(1.0)
-        assert (family.weights > 0).all()
+        assert (family.weights >= 0).all()  # the joint process may serve rare classes only
         assert 0 < family.interval.quantile < np.inf
         assert family.domains
         for op in family.domains:

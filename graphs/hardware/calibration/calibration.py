@@ -83,6 +83,12 @@ class HardwareCalibration:
         eager = {} if self.model is None else self.model.header.get("eager", {})
         return float(eager["host_s_per_call"]) if "host_s_per_call" in eager else None
 
+    @property
+    def eager_log_error(self) -> float:
+        """90 % quantile of |log(measured / estimated)| of eager passes of models left out; NaN if unknown."""
+        eager = {} if self.model is None else self.model.header.get("eager", {})
+        return float(eager.get("lomo_log_error_90", float("nan")))
+
     def get_efficiency(self, operation_type: str, dtype: str = "fp32", **params: Any) -> float:
         """Return flops / (latency x peak) of one operator; the default 0.20 where nothing measured covers it.
 
