@@ -18,8 +18,10 @@ from graphs.hardware.profile import HardwareProfile, load_profile
 from training.dataset.store import read_models, read_ops
 from training.fit.card import write_card
 from training.fit.host import fit_host
-from training.fit.model import calibration_with, read_frame, train_model
+from training.fit.model import Trained, calibration_with, train_model
+from training.fit.prepare import read_frame
 from training.validate import holdout
+from training.validate.metrics import metrics
 from training.validate.models import score_models
 from training.validate.render import render, verdict
 from training.validate.summary import summarise
@@ -47,8 +49,14 @@ def data_folder(profile: HardwareProfile, given: Path | None) -> Path:
 @click.option("--data", type=click.Path(path_type=Path), help="folder of measured tables  [default: data/HARDWARE]")
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the fitted model  [default: models/HARDWARE]")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--distil/--no-distil",
+    default=False,
+    show_default=True,
+    help="ship a small, fast network that learnt from the members",
+)
 @click.option("--json", "as_json", is_flag=True, help="print the scores as JSON (progress goes to stderr)")
-def train(hardware: str, data: Path | None, out: Path | None, seed: int, as_json: bool) -> None:
+def train(hardware: str, data: Path | None, out: Path | None, seed: int, distil: bool, as_json: bool) -> None:
     """Fit the efficiency model of one machine to its measured tables."""
     started = time.monotonic()
     profile = load_profile(hardware)
@@ -62,7 +70,9 @@ def train(hardware: str, data: Path | None, out: Path | None, seed: int, as_json
     def progress(text: str) -> None:
         click.echo(f"[{time.monotonic() - started:5.0f} s] {text}", err=True)
 
-    trained = train_model(profile.id, data_folder(profile, data), seed, progress)
+    # With data of one's own the related machine's are used only if they are at hand.
+    related = data_folder(load_profile(profile.related), None) if profile.related else None
+    trained = train_model(profile.id, data_folder(profile, data), related, seed, distil, progress)
     folder = out or Path("models") / profile.id
     save_model(trained.model, folder)
     held_out = holdout.write(trained, folder)
@@ -78,6 +88,7 @@ def train(hardware: str, data: Path | None, out: Path | None, seed: int, as_json
         "held_out": {"all": summary["all"], "by_split": summary["by_split"], "by_family": summary["by_family"]},
         "baselines": {n: b["all"] for n, b in summary["baselines"].items()},
         "noise": summary["noise"],
+        "distillation": _distillation(trained, held_out),
     }
     save_model(trained.model, folder)
     (folder / CARD).write_text(write_card(profile, trained.model, summary), encoding="utf-8")
@@ -86,6 +97,13 @@ def train(hardware: str, data: Path | None, out: Path | None, seed: int, as_json
         click.echo(json.dumps(trained.model.header["scores"], indent=1))
     else:
         click.echo(verdict(summary))
+
+
+def _distillation(trained: Trained, held_out: Any) -> dict[str, Any]:
+    """Return the held-out figures of the members that the network learnt from, beside its own."""
+    measured = held_out["median_us"].to_numpy(dtype=float) * 1e-6
+    teacher = holdout.predict(held_out, calibration_with(trained.teacher))["predicted_s"].to_numpy()
+    return {"members": metrics(measured, teacher), "shipped": metrics(measured, held_out["predicted_s"].to_numpy())}
 
 
 _WHAT_TWIN = (

@@ -48,10 +48,14 @@ class HardwareProfile:
     caches : dict of str to float
         Cache name (``"l2"``, ``"l3"``) to bytes.
     memory_bytes, clock_hz : float or None
+    sources : dict of str to str
+        Where `compute_units`, `caches`, `memory_bytes` and `clock_hz` come from, by their name in the file.
     measured_peaks, measured_bandwidth
         Ceilings reached by a large GEMM and a large copy.
     model : str or None
         Folder of the fitted model, relative to the folder that holds ``profiles``.
+    related : str or None
+        Id of hardware with the same compute units, whose measurements help to train this one's model.
     calibration : dict
         Measured operator points, for hardware calibrated by a table (see `graphs.hardware.calibration`).
     """
@@ -70,7 +74,9 @@ class HardwareProfile:
     measured_bandwidth: Figure | None = None
     model: str | None = None
     data: str | None = None
+    related: str | None = None
     calibration: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -175,7 +181,9 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
             ),
             model=raw.get("model"),
             data=raw.get("data"),
+            related=raw.get("related"),
             calibration=dict(raw.get("calibration", {})),
+            sources={str(k): str(v) for k, v in raw.get("sources", {}).items()},
             aliases=tuple(raw.get("aliases", ())),
             notes=tuple(raw.get("notes", ())),
         )

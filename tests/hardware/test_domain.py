@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from toy_hardware import group
 from graphs import ops
 from graphs.hardware.calibration.domain import DEFAULT_MARGIN, Domain, effective_dtype, physical
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL, LARGE = {"m": 64, "n": 64, "k": 64}, {"m": 1024, "n": 1024, "k": 1024}
 
 
@@ -51,15 +53,38 @@ def test_margin_is_three_factors_of_two_on_each_side() -> None:
 
 def test_reason_names_feature_value_factor_and_margin() -> None:
     text = reason(domain_of("relu", {"numel": 2**10}, {"numel": 2**20}), "relu", numel=2**30)
-    assert text == "flops 1.07e+09 is 1.02e+03x above the largest measured, 1.05e+06 (margin 8x)"
-    text = reason(domain_of("matmul", SMALL, LARGE), "matmul", m=4, n=2**14, k=256)
-    assert text == "min(m, n) 4 is 16x below the smallest measured, 64 (margin 8x)"
+    assert text == "bytes 8.59e+09 is 1.02e+03x above the largest measured, 8.39e+06 (margin 8x)"
+    text = reason(domain_of("matmul", SMALL, LARGE), "matmul", m=4, n=2**13, k=256)
+    assert text == "m 4 is 16x below the smallest measured, 64 (margin 8x)"
 
 
 def test_margin_can_differ_by_feature() -> None:
     domain = domain_of("matmul", SMALL, LARGE, margin={"k": 0.0})
     assert reason(domain, "matmul", m=1024, n=1024, k=1100).startswith("k 1.1e+03 is 1.07x above")
     assert reason(domain, "matmul", m=1025, n=1024, k=1024) == ""
+
+
+def test_margins_below_and_above_can_differ() -> None:
+    domain = domain_of("matmul", SMALL, LARGE, margin={"k": (2.0, 0.0)})
+    assert reason(domain, "matmul", m=1024, n=1024, k=16) == ""
+    assert "(margin 4x)" in reason(domain, "matmul", m=1024, n=1024, k=15)
+    assert "(margin 1x)" in reason(domain, "matmul", m=1024, n=1024, k=1025)
+
+
+def test_one_margin_of_an_older_header_holds_on_both_sides() -> None:
+    raw = domain_of("matmul", SMALL, LARGE).to_dict()
+    raw["margin"] = dict.fromkeys(raw["margin"], 1.0)
+    domain = Domain.from_dict(raw)
+    assert reason(domain, "matmul", m=1024, n=1024, k=2048) == ""
+    assert "(margin 2x)" in reason(domain, "matmul", m=1024, n=1024, k=2049)
+
+
+def test_what_was_never_varied_has_no_margin() -> None:
+    rows = [{"b": 1, "h": h, "skv": 1024, "d": 64} for h in (8, 32)]
+    domain = domain_of("sdpa_decode", *rows)
+    assert reason(domain, "sdpa_decode", b=1, h=16, skv=1024, d=64) == ""
+    assert "keys skv" in reason(domain, "sdpa_decode", b=1, h=16, skv=1100, d=64)
+    assert "heads a group" in reason(domain, "sdpa_decode", b=1, h=16, hkv=4, skv=1024, d=64)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp64", "int8", "tf32"])
@@ -86,6 +111,55 @@ CONV = {"n": 8, "c": 64, "h": 56, "w": 56, "o": 64, "k": 3, "pad": 1}
 def test_unseen_parameter_that_selects_another_algorithm_is_outside(change: dict[str, Any], named: str) -> None:
     text = reason(domain_of("conv2d", CONV), "conv2d", **(CONV | change))
     assert text.startswith(f"{named} of conv2d was never measured here")
+
+
+@pytest.mark.parametrize(
+    ("op", "measured", "change", "named"),
+    [("sdpa", {"b": 1, "h": 8, "s": 128, "d": 64}, {"d": 80}, "d=80"),
+     ("sdpa", {"b": 1, "h": 8, "s": 128, "d": 64}, {"layout": "bshd"}, "layout=bshd"),
+     ("sdpa_mask", {"b": 1, "h": 8, "s": 128, "d": 64, "mask": "float"}, {"mask": "bool"}, "mask=bool"),
+     ("groupnorm", {"n": 1, "c": 64, "h": 8, "w": 8}, {"groups": 16}, "groups=16"),
+     ("upsample2d", {"n": 1, "c": 8, "h": 8, "w": 8, "scale": 2, "mode": "nearest"}, {"scale": 4}, "scale=4"),
+     ("cast", {"numel": 64, "to": "fp16"}, {"to": "bf16"}, "to=bf16")],
+)  # fmt: skip
+def test_unseen_parameter_of_other_families_is_outside(
+    op: str, measured: dict[str, Any], change: dict[str, Any], named: str
+) -> None:
+    domain = domain_of(op, measured)
+    assert reason(domain, op, **measured) == ""
+    assert reason(domain, op, **(measured | change)).startswith(f"{named} of {op} was never measured here")
+
+
+@pytest.mark.parametrize(
+    ("op", "measured", "change"),
+    [("roll", {"n": 2, "h": 14, "w": 14, "c": 96, "shift": 3}, {"shift": 4}),
+     ("pad2d", {"n": 2, "c": 8, "h": 14, "w": 14, "pad": 1}, {"pad": 2}),
+     ("cat", {"parts": 2, "rows": 64, "cols": 64}, {"parts": 3}),
+     ("conv2d", {"n": 8, "c": 64, "h": 56, "w": 56, "o": 64, "k": 3, "pad": 1}, {"o": 72, "h": 58})],
+)  # fmt: skip
+def test_parameters_that_are_sizes_need_not_have_been_measured(
+    op: str, measured: dict[str, Any], change: dict[str, Any]
+) -> None:
+    assert reason(domain_of(op, measured), op, **(measured | change)) == ""
+
+
+@pytest.mark.parametrize("device", ["h100-sxm", "h200-sxm", "xeon-16c"])
+def test_every_measured_row_is_inside_its_own_domain_and_ten_thousand_times_the_work_is_not(device: str) -> None:
+    from training.dataset.store import read_ops
+
+    frame = read_ops(ROOT / "data" / device / "ops.parquet").frame
+    for measured in ops.group_operators(frame["op"], frame["dtype"], frame["params"]):
+        domain = Domain.from_dict(json.loads(json.dumps(Domain.of(measured).to_dict())))
+        assert (domain.reasons(measured) == "").all(), measured.kind.name
+        name = "numel" if "numel" in measured.params else next(
+            n for n in ("n", "b", "rows", "shape") if n in measured.params
+        )  # fmt: skip
+        if name == "shape":
+            continue
+        largest = int(np.argmax(measured.bytes))
+        row = dict(frame["params"].iloc[measured.rows[largest]])
+        row[name] *= 10_000
+        assert reason(domain, measured.kind.name, str(measured.dtype[largest]), **row), measured.kind.name
 
 
 def test_grouped_convolutions_are_far_from_dense_ones() -> None:
@@ -123,7 +197,14 @@ def test_physical_quantities_by_hand() -> None:
     q = physical(group("bmm", b=4, m=8, n=16, k=32))
     assert {n: round(float(2 ** v[0]), 6) for n, v in q.items()} == {
         "flops": 2 * 4 * 8 * 16 * 32, "bytes": 4 * 4 * (8 * 32 + 32 * 16 + 8 * 16),
-        "arithmetic intensity": round(32768 / 14336, 6), "output elements": 512, "k": 32, "min(m, n)": 8,
+        "arithmetic intensity": round(32768 / 14336, 6), "output elements": 512, "k": 32, "m": 8, "n": 16,
     }  # fmt: skip
     assert "flops" not in physical(group("copy", numel=8))
     assert np.isfinite(list(physical(group("copy", numel=8)).values())).all()
+    q = physical(group("permute_copy", shape=[2, 3, 5, 8], perm=[0, 3, 1, 2]))
+    assert 2 ** q["contiguous run"][0] == pytest.approx(8)
+    q = physical(group("cat_channels", n=1, c=[8, 16, 24], h=4, w=5))
+    assert 2 ** q["parts"][0] == pytest.approx(3)
+    assert 2 ** q["pixels h*w"][0] == pytest.approx(20)
+    q = physical(group("embedding", rows=8, vocab=1000, dim=64))
+    assert (2 ** q["table rows"][0], 2 ** q["columns"][0]) == pytest.approx((1000, 64))

@@ -144,3 +144,13 @@ def test_peak_array_keeps_the_order_of_its_rows(dtypes: list[str]) -> None:
 def test_profile_survives_json() -> None:
     raw = raw_profile(caches={"l2": 1}, aliases=["toy"])
     assert from_dict(json.loads(json.dumps(raw))) == from_dict(raw)
+
+
+@pytest.mark.parametrize("hardware", ["h100-sxm", "h200-sxm", "xeon-16c", "i7-12700k"])
+def test_every_figure_of_a_shipped_profile_has_a_source(hardware: str, root) -> None:
+    raw = json.loads((root / "profiles" / f"{hardware}.json").read_text())
+    for name in ("compute_units", "cache_bytes", "memory_bytes", "clock_hz"):
+        assert (name in raw) == (name in raw["sources"]), name
+        assert raw["sources"].get(name, "x").strip()
+    for figure in (*raw["peak_flops_per_s"].values(), raw["bandwidth_bytes_per_s"]):
+        assert figure["source"].strip()

@@ -8,26 +8,30 @@ import pytest
 from training.fit.family import Rows, _weigh, conformal, fit_family
 
 
-def synthetic(n: int, noise: float, seed: int = 0) -> Rows:
+def synthetic(n: int, noise: float, seed: int = 0, foreign: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
     x = rng.uniform(-2, 2, (n, 4))
     # real features hold the size too, from which the fixed cost of a call is learnt
     roofline = 10.0 ** (-4.5 + 0.75 * x[:, 3])
     log_ratio = 0.5 + 0.4 * x[:, 0] + 0.3 * np.sin(2 * x[:, 1]) + rng.normal(0, noise, n)
     latency = (1e-6 + roofline) * np.exp(log_ratio)
-    return Rows(x, latency, roofline, rng.integers(0, 5, n), rng.random(n) < 0.7)
+    return Rows(
+        family="none", names=("a", "b", "c", "d"), x=x, latency_s=latency, roofline_s=roofline,
+        fold=rng.integers(0, 5, n), train=rng.random(n) < 0.7, own=np.arange(n) < n - foreign,
+        synthetic_x=rng.uniform(-2, 2, (2000, 4)),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def fitted():
     rows = synthetic(900, noise=0.05)
-    return rows, fit_family(rows, seed=0)
+    return rows, fit_family(rows, seed=0, distil=False)
 
 
 def test_held_out_error_is_near_the_noise(fitted) -> None:
     rows, f = fitted
     held_out = ~rows.train
-    prediction = f.weights @ np.concatenate([m.outputs(rows.x[held_out], {}) for m in f.twin])
+    prediction, _ = f.twin.predict(rows.x[held_out], {})
     truth = np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out]
     # a normal error of 0.05 has a median absolute deviation of 0.034
     assert np.median(np.abs(prediction - truth)) < 0.05
@@ -36,19 +40,18 @@ def test_held_out_error_is_near_the_noise(fitted) -> None:
 def test_interval_covers_held_out_rows(fitted) -> None:
     rows, f = fitted
     held_out = ~rows.train
-    each = np.concatenate([m.outputs(rows.x[held_out], {}) for m in f.twin])
-    residual = np.abs(f.weights @ each - np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out])
-    coverage = (residual <= f.interval.half_width(each.std(axis=0))).mean()
+    prediction, spread = f.twin.predict(rows.x[held_out], {})
+    residual = np.abs(prediction - np.log(rows.latency_s / (f.t0_s + rows.roofline_s))[held_out])
+    coverage = (residual <= f.interval.half_width(spread)).mean()
     # about 270 rows: 90 % +- 4 standard errors
     assert 0.9 - 4 * 0.0183 < coverage < 0.9 + 4 * 0.0183
 
 
 def test_same_seed_same_model(fitted) -> None:
     rows, f = fitted
-    again = fit_family(rows, seed=0)
+    again = fit_family(rows, seed=0, distil=False)
     assert again.scores == f.scores
-    for a, b in zip(f.final, again.final, strict=True):
-        np.testing.assert_array_equal(a.outputs(rows.x[:50], {}), b.outputs(rows.x[:50], {}))
+    np.testing.assert_array_equal(f.final.predict(rows.x[:50], {})[0], again.final.predict(rows.x[:50], {})[0])
 
 
 def test_weights_prefer_the_better_member_and_sum_to_one() -> None:
@@ -76,3 +79,21 @@ def test_conformal_coverage_is_as_promised_over_many_draws() -> None:
         covered.append((residual[200:] <= interval.half_width(spread[200:])).mean())
     # theory: between 0.9 and 0.9 + 1/201; 300 x 50 rows have a standard error of about 0.003
     assert 0.9 - 0.012 < np.mean(covered) < 0.905 + 0.012
+
+
+def test_rows_of_another_machine_are_learnt_from_but_never_scored() -> None:
+    rows = synthetic(500, noise=0.02, foreign=200)
+    f = fit_family(rows, seed=0, distil=False)
+    assert f.scores["rows"] == (rows.train & rows.own).sum() == f.interval.rows
+
+
+def test_student_learns_prediction_and_spread_of_its_teacher(fitted) -> None:
+    rows, f = fitted
+    student = fit_family(rows, seed=0, distil=True)
+    held_out = rows.x[~rows.train]
+    taught, spread = student.twin.members[0].predict_with_spread(held_out)
+    teacher, teacher_spread = f.twin.predict(held_out, {})
+    # far closer to the teacher than the targets are spread (0.45)
+    assert np.median(np.abs(taught - teacher)) < 0.05
+    # here the members differ by chance alone, so only the size of their difference can be learnt
+    assert 0.4 < np.median(spread) / np.median(teacher_spread) < 2.5

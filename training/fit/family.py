@@ -1,20 +1,25 @@
-"""One family: cross-validate the learners, weigh them, calibrate the interval, fit on all rows."""
+"""One family: cross-validate the members, weigh them, calibrate the interval, fit on all rows, distil."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
+from graphs.hardware.calibration import features
 from graphs.hardware.calibration.fitted import Interval
 from graphs.hardware.calibration.regressors import Regressor
 from training.fit.gp import Hyperparameters, Labels, fit_class_hyperparameters, fit_gps
+from training.fit.student import fit_student
 from training.fit.trees import fit_trees
+
+Array = NDArray[np.float64]
 
 FOLDS = 5
 LEVEL = 0.9
@@ -30,80 +35,116 @@ class Rows:
 
     Attributes
     ----------
+    family : str
+    names : tuple of str
+        Features.
     x : (n, f) float64
     latency_s, roofline_s : (n,) float64
     fold : (n,) int
     train : (n,) bool
         False for held-out rows.
-    labels : dict of (n,) int
-        Class of each row by partition.
+    own : (n,) bool
+        False for rows carried over from a related machine: learnt from, never scored or calibrated on.
+    synthetic_x : (s, f) float64
+        Features of synthetic configurations, for the student.
     """
 
-    x: NDArray[np.float64]
-    latency_s: NDArray[np.float64]
-    roofline_s: NDArray[np.float64]
+    family: str
+    names: tuple[str, ...]
+    x: Array
+    latency_s: Array
+    roofline_s: Array
     fold: NDArray[np.int64]
     train: NDArray[np.bool_]
-    labels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    own: NDArray[np.bool_]
+    synthetic_x: Array
+
+    def labels(self, some: NDArray[np.bool_], partitions: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
+        """Return the class of each of some rows, by partition."""
+        found = features.partitions(self.family, list(self.names), self.x[some])
+        return found if partitions is None else {name: found[name] for name in partitions}
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Members and the weights of their outputs."""
+
+    members: Sequence[Regressor]
+    weights: Array
+
+    def predict(self, x: Array, classes: Labels) -> tuple[Array, Array]:
+        """Return prediction and spread, both (n,)."""
+        each = np.concatenate([m.outputs(x, classes) for m in self.members])
+        return self.weights @ each, each.std(axis=0)
 
 
 @dataclass(frozen=True, slots=True)
 class FittedFamily:
-    """Members of one family, fitted without the held-out rows (`twin`) and on all rows (`final`)."""
+    """One family fitted without the held-out rows (`twin`, and the `teacher` it learnt from) and on all (`final`)."""
 
     t0_s: float
-    twin: Sequence[Regressor]
-    final: Sequence[Regressor]
-    weights: NDArray[np.float64]
+    teacher: Stack
+    twin: Stack
+    final: Stack
     interval: Interval
     scores: dict[str, Any]
 
 
-def fit_family(rows: Rows, seed: int) -> FittedFamily:
+def fit_family(rows: Rows, seed: int, distil: bool = True) -> FittedFamily:
     """Fit one family.
 
     The weights of the members and the interval come from out-of-fold predictions of training rows alone; nothing
-    is chosen on held-out rows.
+    is chosen on held-out rows.  With `distil`, a student takes the place of each stack.
     """
     with threadpool_limits(limits=1):
-        import torch
-
         torch.set_num_threads(1)
-        t0 = float(np.quantile(rows.latency_s[rows.train], 0.01))
+        t0 = float(np.quantile(rows.latency_s[rows.train & rows.own], 0.01))
         y = np.log(rows.latency_s / (t0 + rows.roofline_s))
         everything = np.ones(len(y), dtype=bool)
         recipes: list[Recipe] = [_Trees(seed), _Processes.tuned(rows, y, seed)]
         out_of_fold = _out_of_fold(rows, y, recipes)
-        weights = _weigh(out_of_fold, y[rows.train])
-        recipes, kept = _prune(recipes, weights, rows)
+        own = rows.own[rows.train]
+        weights = _weigh(out_of_fold[:, own], y[rows.train][own])
+        recipes, kept = _prune(recipes, weights)
         out_of_fold, weights = out_of_fold[kept], weights[kept] / weights[kept].sum()
-        residual = np.abs(y[rows.train] - weights @ out_of_fold)
+        log_error = (weights @ out_of_fold - y[rows.train])[own]
+        spread = out_of_fold.std(axis=0)
+        teacher = Stack([r.fit(rows, y, rows.train) for r in recipes], weights)
+        final = Stack([r.fit(rows, y, everything) for r in recipes], weights)
+        twin = teacher
+        if distil:
+            twin = _student(teacher, rows, y, rows.train, spread, seed)
+            # rows that were in no fold get the spread of the teacher that has not seen them
+            all_spread = teacher.predict(rows.x, rows.labels(everything))[1]
+            all_spread[rows.train] = spread
+            final = _student(final, rows, y, everything, all_spread, seed)
         return FittedFamily(
-            t0_s=t0,
-            twin=[r.fit(rows, y, rows.train) for r in recipes],
-            final=[r.fit(rows, y, everything) for r in recipes],
-            weights=weights,
-            interval=conformal(residual, out_of_fold.std(axis=0)),
-            scores=_scores(np.exp(weights @ out_of_fold - y[rows.train])),
+            t0, teacher, twin, final, conformal(np.abs(log_error), spread[own]), _scores(np.exp(log_error))
         )
+
+
+def _student(teacher: Stack, rows: Rows, y: Array, some: NDArray[np.bool_], spread: Array, seed: int) -> Stack:
+    classes = features.partitions(rows.family, list(rows.names), rows.synthetic_x)
+    labelled = teacher.predict(rows.synthetic_x, classes)
+    return Stack([fit_student(rows.x[some], y[some], spread, rows.synthetic_x, *labelled, seed)], np.ones(1))
 
 
 class Recipe(Protocol):
     """How to fit one member on some of the rows; `n_outputs` is the number of predictions it will give a row."""
 
-    def n_outputs(self, rows: Rows) -> int: ...
+    def n_outputs(self) -> int: ...
 
-    def fit(self, rows: Rows, y: NDArray[np.float64], some: NDArray[np.bool_]) -> Regressor: ...
+    def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Trees:
     seed: int
 
-    def n_outputs(self, rows: Rows) -> int:
+    def n_outputs(self) -> int:
         return 1
 
-    def fit(self, rows: Rows, y: NDArray[np.float64], some: NDArray[np.bool_]) -> Regressor:
+    def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor:
         return fit_trees(rows.x[some], y[some], self.seed)
 
 
@@ -113,45 +154,39 @@ class _Processes:
     partitions: tuple[str, ...]
 
     @classmethod
-    def tuned(cls, rows: Rows, y: NDArray[np.float64], seed: int) -> _Processes:
+    def tuned(cls, rows: Rows, y: Array, seed: int) -> _Processes:
         """Return the recipe with hyperparameters from the training rows."""
-        labels = _some_labels(rows, rows.train, tuple(rows.labels))
+        labels = rows.labels(rows.train)
         hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed)
         # A partition in which no class has enough rows is the joint process again.
-        useful = tuple(name for name in rows.labels if any(key[0] == name for key in hyper))
+        useful = tuple(name for name in labels if any(key[0] == name for key in hyper))
         return cls(hyper, useful)
 
-    def n_outputs(self, rows: Rows) -> int:
+    def n_outputs(self) -> int:
         return 1 + len(self.partitions)
 
-    def fit(self, rows: Rows, y: NDArray[np.float64], some: NDArray[np.bool_]) -> Regressor:
-        return fit_gps(rows.x[some], y[some], _some_labels(rows, some, self.partitions), self.hyper)
+    def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor:
+        return fit_gps(rows.x[some], y[some], rows.labels(some, self.partitions), self.hyper)
 
 
-def _some_labels(rows: Rows, some: NDArray[np.bool_], partitions: Sequence[str]) -> Labels:
-    return {name: rows.labels[name][some] for name in partitions}
-
-
-def _out_of_fold(rows: Rows, y: NDArray[np.float64], recipes: Sequence[Recipe]) -> NDArray[np.float64]:
+def _out_of_fold(rows: Rows, y: Array, recipes: Sequence[Recipe]) -> Array:
     """Return out-of-fold predictions of the training rows, (outputs, n_train)."""
-    out = np.empty((sum(r.n_outputs(rows) for r in recipes), len(y)))
+    out = np.empty((sum(r.n_outputs() for r in recipes), len(y)))
     for k in np.unique(rows.fold[rows.train]):
         inside, outside = rows.train & (rows.fold == k), rows.train & (rows.fold != k)
-        classes = {name: label[inside] for name, label in rows.labels.items()}
+        classes = rows.labels(inside)
         fitted = [r.fit(rows, y, outside) for r in recipes]
         out[:, inside] = np.concatenate([m.outputs(rows.x[inside], classes) for m in fitted])
     return out[:, rows.train]
 
 
-def _prune(
-    recipes: Sequence[Recipe], weights: NDArray[np.float64], rows: Rows
-) -> tuple[list[Recipe], NDArray[np.bool_]]:
+def _prune(recipes: Sequence[Recipe], weights: Array) -> tuple[list[Recipe], NDArray[np.bool_]]:
     """Drop members and partitions without weight; return the recipes left and which outputs they give."""
     left: list[Recipe] = []
     kept = np.zeros(len(weights), dtype=bool)
     taken = 0
     for recipe in recipes:
-        n = recipe.n_outputs(rows)
+        n = recipe.n_outputs()
         own = weights[taken : taken + n]
         if own.any():
             keep = np.ones(n, dtype=bool)
@@ -167,7 +202,7 @@ def _prune(
     return left, kept
 
 
-def _weigh(predictions: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _weigh(predictions: Array, y: Array) -> Array:
     """Return non-negative weights of sum 1 with the least squared error; small ones become 0."""
     # Centring makes the sum-to-one constraint almost free; a heavy extra row enforces it.
     heavy = 1e3 * np.abs(y).max() + 1.0
@@ -177,7 +212,7 @@ def _weigh(predictions: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[
     return np.asarray(weights / weights.sum())
 
 
-def conformal(residual: NDArray[np.float64], spread: NDArray[np.float64], level: float = LEVEL) -> Interval:
+def conformal(residual: Array, spread: Array, level: float = LEVEL) -> Interval:
     """Return the split-conformal interval of scores |residual| / (spread + floor).
 
     The quantile has rank ceil((n + 1) level), which gives the coverage guarantee for exchangeable rows
@@ -188,7 +223,7 @@ def conformal(residual: NDArray[np.float64], spread: NDArray[np.float64], level:
     return Interval(quantile=float(score[rank - 1]), floor=FLOOR, level=level, rows=len(score))
 
 
-def _scores(ratio: NDArray[np.float64]) -> dict[str, float]:
+def _scores(ratio: Array) -> dict[str, float]:
     ape = np.abs(ratio - 1.0)
     return {
         "rows": len(ape), "cv_median_ape": round(float(np.median(ape)), 5), "cv_mape": round(float(ape.mean()), 5),

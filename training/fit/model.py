@@ -8,28 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
 import sklearn
 import torch
+from threadpoolctl import threadpool_limits
 
 import graphs
-from graphs import ops
-from graphs.errors import DataError
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
-from graphs.hardware.calibration.domain import Domain, effective_dtype
+from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.features import Machine
-from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel
+from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel, take
 from graphs.hardware.profile import HardwareProfile, load_profile
 from graphs.hardware.roofline import Roofline
 from graphs.ops.batch import OperatorGroup
-from training.dataset.splits import assign_splits, fold_of
-from training.dataset.store import file_hash, read_manifest, read_ops
-from training.fit.family import FOLDS, FittedFamily, Rows, fit_family
+from training.dataset.store import file_hash
+from training.fit.family import FittedFamily, fit_family
+from training.fit.margins import margins_for
+from training.fit.prepare import Table, family_rows, machine_of, read_frame
 
 Progress = Callable[[str], None]
 
@@ -41,44 +40,26 @@ class Trained:
     Attributes
     ----------
     model, twin : EfficiencyModel
+    teacher : EfficiencyModel
+        The members that the twin learnt from; the twin itself where nothing was distilled.
     frame : DataFrame
         The measured rows with their `split`.
     """
 
     model: EfficiencyModel
     twin: EfficiencyModel
+    teacher: EfficiencyModel
     frame: pd.DataFrame
 
 
-def machine_of(profile: HardwareProfile) -> Machine:
-    """Return what features need to know of a machine."""
-    return Machine(
-        units=profile.compute_units,
-        l2_bytes=profile.last_level_cache_bytes,
-        peaks={d: profile.peak_flops_per_s(d) for d in profile.peak_dtypes},
-        bandwidth_bytes_per_s=profile.bandwidth_bytes_per_s,
-        kind="gpu" if profile.kind == "gpu" else "cpu",
-    )
-
-
-def read_frame(profile: HardwareProfile, folder: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
-    """Return the measured rows with `split`, the manifest, and what was left out in words."""
-    manifest = read_manifest(folder)
-    if manifest["hardware"] != profile.id:
-        raise DataError(
-            f"the data in '{folder}' were measured on other hardware",
-            received=manifest["hardware"],
-            allowed=profile.id,
-            next_step="name the folder of this hardware with --data",
-        )
-    table = read_ops(folder / "ops.parquet")
-    frame = table.frame
-    frame["split"] = assign_splits(frame, "gpu" if profile.kind == "gpu" else "cpu")
-    notes = [table.summary("ops")] if table.rejected else []
-    return frame, manifest, notes
-
-
-def train_model(hardware: str, data: Path, seed: int = 0, progress: Progress = lambda _: None) -> Trained:
+def train_model(
+    hardware: str,
+    data: Path,
+    related_data: Path | None = None,
+    seed: int = 0,
+    distil: bool = True,
+    progress: Progress = lambda _: None,
+) -> Trained:
     """Fit the efficiency model of one machine.
 
     Parameters
@@ -87,8 +68,12 @@ def train_model(hardware: str, data: Path, seed: int = 0, progress: Progress = l
         Id of its profile.
     data : Path
         Folder with ``ops.parquet`` and ``manifest.json``.
+    related_data : Path, optional
+        Folder of the related machine that the profile names: its other configurations are carried over.
     seed : int
         Same seed, data and threads give the same model.
+    distil : bool
+        Ship a small network that learnt from the fitted members, instead of the members.
     progress : callable
         Receives a line of text now and then.
 
@@ -99,20 +84,20 @@ def train_model(hardware: str, data: Path, seed: int = 0, progress: Progress = l
     profile = load_profile(hardware)
     machine = machine_of(profile)
     frame, manifest, notes = read_frame(profile, data)
+    related = None
+    if related_data is not None and profile.related is not None:
+        other, _, more = read_frame(load_profile(profile.related), related_data)
+        related, notes = Table.of(other), [*notes, *more]
     for note in notes:
         progress(note)
-    groups = ops.group_operators(frame["op"], frame["dtype"], frame["params"])
-    by_family: dict[str, list[OperatorGroup]] = {}
-    for group in groups:
-        by_family.setdefault(group.kind.family, []).append(group)
-    inputs = {name: _rows(frame, some, machine) for name, some in by_family.items()}
-    # largest first: the last job then is a short one
-    order = sorted(inputs, key=lambda name: -len(inputs[name].x))
+    table = Table.of(frame)
+    order = sorted(table.groups, key=lambda name: -sum(len(g) for g in table.groups[name]))
     jobs = int(os.environ.get("GRAPHS_JOBS", "0")) or min(os.cpu_count() or 1, 2)
     progress(f"fitting {len(frame)} rows in {len(order)} families, {jobs} at a time")
     fitted: dict[str, FittedFamily] = {}
+    # largest first: the last job then is a short one
     results = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        joblib.delayed(_fit_named)(name, inputs[name], seed) for name in order
+        joblib.delayed(_fit_named)(table, name, machine, related, seed, distil) for name in order
     )
     for name, result in results:
         fitted[name] = result
@@ -131,7 +116,9 @@ def train_model(hardware: str, data: Path, seed: int = 0, progress: Progress = l
             "software": manifest["software"],
             "measured": manifest["date"],
             "date": date.today().isoformat(),
+            "related": profile.related if related is not None else None,
             "seed": seed,
+            "form": "student" if distil else "members",
             "jobs": jobs,
             "profile_sha256": _profile_hash(hardware),
             "versions": {
@@ -145,53 +132,36 @@ def train_model(hardware: str, data: Path, seed: int = 0, progress: Progress = l
 
     def assemble(which: str) -> EfficiencyModel:
         families = {}
-        for name in sorted(by_family):
-            f = fitted[name]
-            keep = [slice(None)] * len(by_family[name])
+        for name in sorted(table.groups):
+            f, stack = fitted[name], getattr(fitted[name], which)
             domains = {}
-            for group, _ in zip(by_family[name], keep, strict=True):
+            for group in table.groups[name]:
                 seen = group if which == "final" else _train_rows(group, frame)
                 if len(seen):
-                    domains[group.kind.name] = Domain.of(seen)
+                    domains[group.kind.name] = Domain.of(seen, margins_for(name))
             families[name] = FamilyModel(
                 family=name,
                 t0_s=f.t0_s,
-                feature_names=tuple(features.build(by_family[name][0], machine)[0]),
-                members=getattr(f, which),
-                weights=f.weights,
+                feature_names=tuple(features.build(table.groups[name][0], machine)[0]),
+                members=stack.members,
+                weights=stack.weights,
                 interval=f.interval,
                 domains=domains,
                 scores=f.scores,
             )
         return EfficiencyModel(profile.id, machine, families, dict(header))
 
-    return Trained(assemble("final"), assemble("twin"), frame)
+    return Trained(assemble("final"), assemble("twin"), assemble("teacher"), frame)
 
 
-def _fit_named(name: str, rows: Rows, seed: int) -> tuple[str, FittedFamily]:
-    return name, fit_family(rows, seed)
-
-
-def _rows(frame: pd.DataFrame, groups: list[OperatorGroup], machine: Machine) -> Rows:
-    at = np.concatenate([g.rows for g in groups])
-    some = frame.iloc[at]
-    names = features.build(groups[0], machine)[0]
-    x = np.concatenate([features.build(g, machine)[1] for g in groups])
-    return Rows(
-        x=x,
-        latency_s=some["median_us"].to_numpy(dtype=np.float64) * 1e-6,
-        roofline_s=np.concatenate([machine.attainable_s(g.flops, g.bytes, effective_dtype(g)) for g in groups]),
-        fold=np.array(
-            [fold_of(o, d, p, FOLDS) for o, d, p in zip(some["op"], some["dtype"], some["params"], strict=True)]
-        ),
-        train=(some["split"] == "train").to_numpy(),
-        labels=features.partitions(groups[0].kind.family, names, x),
-    )
+def _fit_named(
+    table: Table, name: str, machine: Machine, related: Table | None, seed: int, distil: bool
+) -> tuple[str, FittedFamily]:
+    with threadpool_limits(limits=1):
+        return name, fit_family(family_rows(table, name, machine, related, seed, synthetic=distil), seed, distil)
 
 
 def _train_rows(group: OperatorGroup, frame: pd.DataFrame) -> OperatorGroup:
-    from graphs.hardware.calibration.fitted import take
-
     return take(group, (frame["split"].to_numpy()[group.rows] == "train"))
 
 

@@ -15,9 +15,9 @@ PARAMETERS = {
 }  # fmt: skip
 
 
-def fit_trees(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> TreeEnsemble:
-    """Fit boosted trees on features (n, f) and targets (n,)."""
-    model = HistGradientBoostingRegressor(**PARAMETERS, random_state=seed).fit(x, y)
+def fit_trees(x: NDArray[np.float64], y: NDArray[np.float64], seed: int, **changes: int) -> TreeEnsemble:
+    """Fit boosted trees on features (n, f) and targets (n,); `changes` override `PARAMETERS`."""
+    model = HistGradientBoostingRegressor(**(PARAMETERS | changes), random_state=seed).fit(x, y)
     return export(model)
 
 

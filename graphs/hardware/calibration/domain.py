@@ -2,7 +2,8 @@
 
 A query is inside if its operator kind, dtype and every discrete parameter were measured, and if each of its
 physical quantities lies within the measured range widened by a margin.  The quantities are those that time depends
-on (work, traffic, intensity, parallel and sequential extent), not the raw dimensions.
+on (work, traffic, intensity, parallel and sequential extent), not the raw dimensions.  Training reads the margins off
+rows held out at the extremes (`training.fit.margins`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphs.hardware.calibration.features.memory import permuted_runs
 from graphs.ops.batch import OperatorGroup
 
 #: Margin on each side of the measured range, in factors of two, unless training chose another.
 DEFAULT_MARGIN = 3.0
+#: Margins below and above a measured range, in factors of two.
+Margin = tuple[float, float]
 #: Integer parameters that select another algorithm rather than a size.
-DISCRETE = ("k", "kw", "stride", "pad", "padw", "scale")
-_DISCRETE_KINDS = ("conv2d", "dwconv2d", "nchw")
+DISCRETE = {
+    "conv2d": ("k", "kw", "stride", "pad", "padw"),
+    "dwconv2d": ("k", "kw", "stride", "pad", "padw"),
+    # kernels are compiled for a head size: between two measured ones the error is three times the usual
+    "sdpa": ("d",),
+    "sdpa_decode": ("d",),
+    "nchw": ("k", "stride", "pad", "scale", "groups"),
+}
 
 
 def effective_dtype(group: OperatorGroup) -> NDArray[np.str_]:
@@ -33,21 +43,22 @@ def effective_dtype(group: OperatorGroup) -> NDArray[np.str_]:
 
 def discrete_params(group: OperatorGroup) -> list[str]:
     """Return the parameters whose values must have been measured."""
-    by_type = [p.name for p in group.kind.params if p.type in (bool, str)]
-    if group.kind.family in _DISCRETE_KINDS:
-        by_type += [p.name for p in group.kind.params if p.name in DISCRETE and p.type is int]
-    return by_type
+    chosen = DISCRETE.get(group.kind.family, ())
+    return [p.name for p in group.kind.params if p.type in (bool, str)] + [
+        p.name for p in group.kind.params if p.type is int and p.name in chosen
+    ]
 
 
 def physical(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
     """Return the log2 of the physical quantities of each call, by name.
 
-    FLOP, bytes, arithmetic intensity and elements of the largest operand where they are defined, and for the
-    kinds with a structure of their own its parallel and sequential extents.
+    Bytes; FLOP where they are not proportional to them; arithmetic intensity where matrix units may take part; and for
+    the kinds with a structure of their own its parallel and sequential extents.
     """
     p, out = group.params, {}
-    if np.all(group.flops > 0):
+    if np.all(group.flops > 0) and group.kind.family not in ("unary", "binary"):
         out["flops"] = group.flops
+    if group.kind.uses_matrix_units:
         out["arithmetic intensity"] = group.flops / group.bytes
     out["bytes"] = group.bytes
     family = group.kind.family
@@ -55,11 +66,11 @@ def physical(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
         b = p.get("b", np.ones(len(group)))
         out["output elements"] = b * p["m"] * p["n"]
         out["k"] = p["k"]
-        out["min(m, n)"] = np.minimum(p["m"], p["n"])
+        out["m"], out["n"] = p["m"], p["n"]
     elif family in ("sdpa", "sdpa_decode"):
         out["parallel rows b*h*s"] = p["b"] * p["h"] * p.get("s", np.ones(len(group)))
+        out["queries s"] = p.get("s", np.ones(len(group)))
         out["keys skv"] = p["skv"]
-        out["head size d"] = p["d"]
         out["heads a group h/hkv"] = p["h"] / p["hkv"]
     elif family == "rowwise":
         out["rows"] = p["rows"]
@@ -68,10 +79,37 @@ def physical(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
         out["elements read and written"] = group.bytes / group.itemsize
         out["groups"] = p.get("groups", np.ones(len(group)))
         out["channels a group"] = p["c"] / out["groups"]
+        out["filters a group"] = p["o"] / out["groups"]
+        if family == "dwconv2d":
+            # a dense convolution is a matrix product over all pixels of all images: one image's size is no limit
+            out["pixels h*w"] = p["h"] * p["w"]
     elif family == "nchw":
         out["planes n*c"] = p["n"] * p["c"]
         out["pixels h*w"] = p["h"] * p["w"]
+    elif family in ("binary", "mem"):
+        out |= _layout(group)
     return {name: np.log2(np.maximum(v, 1e-12)) for name, v in out.items()}
+
+
+def _layout(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
+    """Return what the time of a broadcast or a move depends on beside its bytes: extents, parts, tables, runs."""
+    p, out = group.params, {}
+    if "cols" in p:
+        out["rows"], out["columns"] = p["rows"], p["cols"]
+    if "h" in p and "w" in p:
+        out["pixels h*w"] = p["h"] * p["w"]
+    if "d" in p:
+        out["run d"] = p["d"]
+    if "vocab" in p:
+        out["table rows"], out["columns"] = p["vocab"], p["dim"]
+    if "parts" in p:
+        out["parts"] = p["parts"]
+    if "c" in p and p["c"].dtype == object:
+        out["parts"] = np.array([len(c) for c in p["c"]], dtype=np.float64)
+    if "perm" in p:
+        runs = [permuted_runs(s, q) for s, q in zip(p["shape"], p["perm"], strict=True)]
+        out["contiguous run"] = np.array([min(r[1:3]) for r in runs], dtype=np.float64)
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +123,30 @@ class Domain:
         Measured values of each discrete parameter.
     low, high : dict of str to float
         Measured range of each quantity of `physical`, log2.
-    margin : dict of str to float
-        Widening of that range on both sides, in factors of two.
+    margin : dict of str to (float, float)
+        Widening of that range below and above, in factors of two; 0 where the measured rows do not vary at all.
     """
 
     dtypes: tuple[str, ...]
     choices: dict[str, tuple[Any, ...]]
     low: dict[str, float]
     high: dict[str, float]
-    margin: dict[str, float]
+    margin: dict[str, Margin]
 
     @classmethod
-    def of(cls, group: OperatorGroup, margin: Mapping[str, float] | None = None) -> Domain:
-        """Return the domain spanned by measured calls of one kind."""
+    def of(cls, group: OperatorGroup, margin: Mapping[str, float | Sequence[float]] | None = None) -> Domain:
+        """Return the domain spanned by measured calls of one kind.
+
+        Parameters
+        ----------
+        group : OperatorGroup
+        margin : mapping of str to float or (float, float), optional
+            Factors of two on both sides, or below and above; `DEFAULT_MARGIN` for quantities left out.
+        """
         quantities = physical(group)
         margin = margin or {}
+        # What was never varied is as good as a parameter of one value.
+        fixed = {n for n, v in quantities.items() if len(v) > 1 and float(v.max() - v.min()) < 1e-9}
         return cls(
             dtypes=tuple(sorted(set(effective_dtype(group).tolist()))),
             choices={
@@ -109,7 +156,7 @@ class Domain:
             # rounded outwards: a measured row is inside its own domain
             low={n: math.floor(float(v.min()) * 1e6) / 1e6 for n, v in quantities.items()},
             high={n: math.ceil(float(v.max()) * 1e6) / 1e6 for n, v in quantities.items()},
-            margin={n: float(margin.get(n, DEFAULT_MARGIN)) for n in quantities},
+            margin={n: (0.0, 0.0) if n in fixed else _pair(margin.get(n, DEFAULT_MARGIN)) for n in quantities},
         )
 
     def reasons(self, group: OperatorGroup) -> NDArray[np.object_]:
@@ -132,17 +179,19 @@ class Domain:
                 ),
             )  # fmt: skip
         for name, value in physical(group).items():
-            low, high, margin = self.low[name], self.high[name], self.margin[name]
+            if name not in self.low:  # a model fitted before this quantity was thought of
+                continue
+            low, high, (below, above) = self.low[name], self.high[name], self.margin[name]
             self._mark(
-                out, value > high + margin,
-                lambda i, n=name, v=value, h=high, m=margin: (
+                out, value > high + above,
+                lambda i, n=name, v=value, h=high, m=above: (
                     f"{n} {_number(v[i])} is {_factor(v[i] - h)} above the largest measured,"
                     f" {_number(h)} (margin {_factor(m)})"
                 ),
             )  # fmt: skip
             self._mark(
-                out, value < low - margin,
-                lambda i, n=name, v=value, lo=low, m=margin: (
+                out, value < low - below,
+                lambda i, n=name, v=value, lo=low, m=below: (
                     f"{n} {_number(v[i])} is {_factor(lo - v[i])} below the smallest measured,"
                     f" {_number(lo)} (margin {_factor(m)})"
                 ),
@@ -159,15 +208,22 @@ class Domain:
         """Return plain data for the model's header."""
         return {
             "dtypes": list(self.dtypes), "choices": {k: list(v) for k, v in self.choices.items()},
-            "low": self.low, "high": self.high, "margin": self.margin,
+            "low": self.low, "high": self.high, "margin": {n: list(m) for n, m in self.margin.items()},
         }  # fmt: skip
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Domain:
         return cls(
             tuple(raw["dtypes"]), {k: tuple(v) for k, v in raw["choices"].items()},
-            dict(raw["low"]), dict(raw["high"]), dict(raw["margin"]),
+            dict(raw["low"]), dict(raw["high"]), {n: _pair(m) for n, m in raw["margin"].items()},
         )  # fmt: skip
+
+
+def _pair(margin: float | Sequence[float]) -> Margin:
+    if isinstance(margin, Sequence):
+        below, above = margin
+        return float(below), float(above)
+    return float(margin), float(margin)
 
 
 def _plain(value: Any) -> Any:

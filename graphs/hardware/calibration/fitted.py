@@ -13,7 +13,7 @@ from graphs.errors import SchemaVersionError
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.domain import Domain, effective_dtype
 from graphs.hardware.calibration.features import Machine
-from graphs.hardware.calibration.regressors import Regressor
+from graphs.hardware.calibration.regressors import Regressor, Student
 from graphs.ops.batch import OperatorGroup
 
 
@@ -98,6 +98,8 @@ class FamilyModel:
 
     def log_ratio(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return prediction and spread of features (n, f), both (n,)."""
+        if isinstance(self.members[0], Student):
+            return self.members[0].predict_with_spread(x)
         classes = features.partitions(self.family, list(self.feature_names), x)
         each = np.concatenate([m.outputs(x, classes) for m in self.members])
         return self.weights @ each, each.std(axis=0)

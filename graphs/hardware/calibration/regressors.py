@@ -116,7 +116,7 @@ class TreeEnsemble:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GaussianProcess:
     """Posterior mean of a Gaussian process with an ARD Matern-3/2 kernel.
 
@@ -140,9 +140,14 @@ class GaussianProcess:
     mean: float
     form: ClassVar[str] = "gp"
 
-    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    @cached_property
+    def _double(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points and their squared norms; converted once, which is most of the cost of a single query."""
         points = self.points.astype(np.float64)
-        squares = np.einsum("ij,ij->i", points, points)
+        return points, np.einsum("ij,ij->i", points, points)
+
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        points, squares = self._double
         out = np.empty(len(x))
         for start in range(0, len(x), CHUNK):
             # the points are float32, so a query is rounded likewise: equal features then have distance 0
@@ -318,13 +323,85 @@ class Network:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Student:
+    """A residual multilayer perceptron that learnt a teacher's prediction and spread.
+
+    h = relu(z W0 + b0); h = h + relu(h Wi + bi) for the middle layers; (prediction, log spread) = h Wl + bl, times
+    `output_scale` plus `output_mean`.  z is the standardised features clipped to +-`limit`.
+
+    Attributes
+    ----------
+    weights : list of (in, out) float16
+    biases : list of (out,) float32
+    shift, scale : (f,) float64
+    output_mean, output_scale : (2,) float64
+    """
+
+    weights: list[NDArray[np.float16]]
+    biases: list[NDArray[np.float32]]
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    limit: float
+    output_mean: NDArray[np.float64]
+    output_scale: NDArray[np.float64]
+    form: ClassVar[str] = "student"
+
+    @property
+    def n_outputs(self) -> int:
+        return 1
+
+    @cached_property
+    def _single(self) -> list[NDArray[np.float32]]:
+        return [w.astype(np.float32) for w in self.weights]
+
+    def predict_with_spread(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return prediction and spread of features (n, f), both (n,)."""
+        out = np.empty((len(x), 2))
+        first, *middle, last = self._single
+        for start in range(0, len(x), CHUNK):
+            z = (x[start : start + CHUNK] - self.shift) / self.scale
+            np.clip(z, -self.limit, self.limit, out=z)
+            h = z.astype(np.float32) @ first
+            h += self.biases[0]
+            np.maximum(h, 0.0, out=h)
+            for w, b in zip(middle, self.biases[1:-1], strict=True):
+                u = h @ w
+                u += b
+                np.maximum(u, 0.0, out=u)
+                h += u
+            out[start : start + CHUNK] = h @ last + self.biases[-1]
+        out = out * self.output_scale + self.output_mean
+        return out[:, 0], np.exp(out[:, 1])
+
+    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
+        return self.predict_with_spread(x)[0][None]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        out: dict[str, NDArray[np.generic]] = {
+            "shift": self.shift, "scale": self.scale, "limit": np.array(self.limit),
+            "output_mean": self.output_mean, "output_scale": self.output_scale,
+        }  # fmt: skip
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            out[f"w{i}"], out[f"b{i}"] = w, b
+        return out
+
+    @classmethod
+    def from_arrays(cls, a: Arrays) -> Student:
+        layers = range(sum(1 for name in a if name.startswith("w")))
+        return cls(
+            [a[f"w{i}"] for i in layers], [a[f"b{i}"] for i in layers], a["shift"], a["scale"], float(a["limit"]),
+            a["output_mean"], a["output_scale"],
+        )  # fmt: skip
+
+
 def _silu(v: NDArray[np.float32]) -> NDArray[np.float32]:
     # exp of a large positive number would warn; the result there is 0 anyway
     out: NDArray[Any] = v / (np.float32(1.0) + np.exp(-np.maximum(v, np.float32(-80.0))))
     return out
 
 
-FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Network)}
+FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Network, Student)}
 
 
 def build(form: str, arrays: Arrays, origin: str) -> Regressor:

@@ -80,7 +80,7 @@ def _extents(group: OperatorGroup) -> tuple[Array, ...]:
     if name == "cat_channels":
         return _cat_channels(group)
     if name == "permute_copy":
-        rows = [_permuted_runs(s, q) for s, q in zip(p["shape"], p["perm"], strict=True)]
+        rows = [permuted_runs(s, q) for s, q in zip(p["shape"], p["perm"], strict=True)]
         x, source, inner, first = np.array(rows, dtype=np.float64).T
         return x, source, inner, first, one, x / np.minimum(source, inner)
     if name == "pad2d":
@@ -113,7 +113,7 @@ def _cat_channels(group: OperatorGroup) -> tuple[Array, ...]:
     return x, x / parts, run, inner, parts, np.where(last, p["n"] * plane, p["n"])
 
 
-def _permuted_runs(shape: Sequence[int], perm: Sequence[int]) -> tuple[float, float, float, float]:
+def permuted_runs(shape: Sequence[int], perm: Sequence[int]) -> tuple[float, float, float, float]:
     """Return elements, longest contiguous run read in source order, run kept in the target, and innermost extent.
 
     Dimensions of extent 1 are dropped and neighbours that stay neighbours are merged first, as copy

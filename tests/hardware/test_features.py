@@ -1,0 +1,258 @@
+"""Features: finite on every measured row, one set a family, and right by hand where tiles and runs can be counted."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphs import ops
+from graphs.hardware.calibration import features
+from graphs.hardware.calibration.features import FAMILIES, FEATURES_VERSION, Machine, build, partitions
+from graphs.hardware.calibration.features.memory import permuted_runs
+from graphs.hardware.profile import load_profile
+from graphs.ops.batch import OperatorGroup
+from training.dataset.store import read_ops
+from training.fit.prepare import machine_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICES = ("h100-sxm", "h200-sxm", "xeon-16c")
+#: A made-up machine with round numbers: 100 units, 2^25 bytes of cache, 2^40 B/s.
+TOY = Machine(100, 2.0**25, {"fp32": 2.0**45, "tf32": 2.0**47, "fp16": 2.0**48, "bf16": 2.0**48}, 2.0**40)
+
+#: Columns that are shares of a whole start with one of these.
+SHARES = ("busy_", "pad_", "row_pad_", "plane_pad_", "key_pad_", "share_")
+#: SHA-256 (first 12 digits) of the column names of each family, at FEATURES_VERSION.  If this test fails because
+#: columns were added, dropped, renamed or reordered, raise FEATURES_VERSION and write the new digests here.
+GOLDEN_VERSION = 2
+GOLDEN: dict[str, str] = {
+    "binary": "54ae37defe75",
+    "conv2d": "6ec6de5a830c",
+    "dwconv2d": "f128b5c9f9df",
+    "gemm": "40e5e6cf8284",
+    "mem": "c478e1dede05",
+    "nchw": "04a8ace76984",
+    "rowwise": "b60307b6b0c8",
+    "sdpa": "891739a4d95e",
+    "sdpa_decode": "1d1e6cf15c67",
+    "unary": "3945213aa9a7",
+}
+
+
+@cache
+def measured(device: str) -> tuple[pd.DataFrame, tuple[OperatorGroup, ...], Machine]:
+    frame = read_ops(ROOT / "data" / device / "ops.parquet").frame
+    groups = tuple(ops.group_operators(frame["op"], frame["dtype"], frame["params"]))
+    return frame, groups, machine_of(load_profile(device))
+
+
+def one(op: str, dtype: str = "fp32", **params: Any) -> dict[str, float]:
+    """Return the features of one call on the made-up machine, by name."""
+    (group,) = ops.group_operators([op], [dtype], [params])
+    names, x = build(group, TOY)
+    return dict(zip(names, x[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_measured_row_has_finite_features_and_bounded_ones_keep_their_bounds(device: str) -> None:
+    _, groups, machine = measured(device)
+    for group in groups:
+        names, x = build(group, machine)
+        assert x.shape == (len(group), len(names))
+        assert len(set(names)) == len(names)
+        bad = [n for n, ok in zip(names, np.isfinite(x).all(axis=0), strict=True) if not ok]
+        assert not bad, f"{group.kind.name}: {bad}"
+        for name, column in zip(names, x.T, strict=True):
+            if name != "pad_over_kernel" and name.startswith(SHARES):
+                assert (column > 0).all(), f"{group.kind.name}: {name}"
+                assert (column <= 1 + 1e-12).all(), f"{group.kind.name}: {name}"
+            if name.startswith(("dtype_", "op_")):
+                assert set(np.unique(column)) <= {0.0, 1.0}, f"{group.kind.name}: {name}"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_kinds_of_a_family_have_the_same_columns_and_tell_themselves_apart(device: str) -> None:
+    _, groups, machine = measured(device)
+    columns: dict[str, list[str]] = {}
+    for group in groups:
+        names, x = build(group, machine)
+        assert columns.setdefault(group.kind.family, names) == names, group.kind.name
+        kinds = [n for n in names if n.startswith("op_")]
+        if kinds:
+            assert (x[:, names.index(f"op_{group.kind.name}")] == 1).all()
+            assert (x[:, [names.index(n) for n in kinds]].sum(axis=1) == 1).all()
+        assert (x[:, [names.index(f"dtype_{d}") for d in features.FITTED_DTYPES]].sum(axis=1) == 1).all()
+
+
+def test_the_family_of_a_kind_is_the_one_it_is_registered_under() -> None:
+    for family, (kinds, _) in FAMILIES.items():
+        for kind in kinds:
+            assert ops.get(kind).family == family
+            assert features.family_of(kind) == family
+
+
+def test_column_names_change_only_with_the_version() -> None:
+    _, groups, machine = measured("h100-sxm")
+    digests = {g.kind.family: hashlib.sha256(",".join(build(g, machine)[0]).encode()).hexdigest()[:12] for g in groups}
+    assert (FEATURES_VERSION, digests) == (GOLDEN_VERSION, GOLDEN)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_row_has_the_same_features_and_classes_alone_in_any_order_and_in_any_batch(device: str, seed: int) -> None:
+    """Bit for bit: a query must not depend on the company it comes in."""
+    frame, groups, machine = measured(device)
+    rng = np.random.default_rng(seed)
+    group = groups[int(rng.integers(len(groups)))]
+    rows = rng.permutation(group.rows)[:40]
+    some = frame.iloc[rows]
+    (batch,) = ops.group_operators(some["op"], some["dtype"], some["params"])
+    names, shuffled = build(batch, machine)
+    _, whole = build(group, machine)
+    position = {int(r): i for i, r in enumerate(group.rows)}
+    expected = whole[[position[int(r)] for r in rows]]
+    np.testing.assert_array_equal(shuffled, expected)
+    row = frame.iloc[[rows[0]]]
+    (alone,) = ops.group_operators(row["op"], row["dtype"], row["params"])
+    np.testing.assert_array_equal(build(alone, machine)[1], expected[:1])
+
+    family = group.kind.family
+    together, all_of_them = partitions(family, names, shuffled), partitions(family, names, whole)
+    single = partitions(family, names, expected[:1])
+    for name, label in together.items():
+        np.testing.assert_array_equal(label, all_of_them[name][[position[int(r)] for r in rows]])
+        assert single[name][0] == label[0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_row_has_one_class_in_every_partition_of_its_family(device: str) -> None:
+    _, groups, machine = measured(device)
+    for group in groups:
+        names, x = build(group, machine)
+        for name, label in partitions(group.kind.family, names, x).items():
+            assert label.shape == (len(group),), (group.kind.name, name)
+            assert label.dtype == np.int64
+            assert label.min() >= 0
+            assert label.max() < 64  # few enough that each may have rows of its own; fits the stored int16
+
+
+def test_gemm_classes_by_hand() -> None:
+    shapes = [
+        {"m": 4096, "n": 4096, "k": 4096}, {"m": 4096, "n": 4096, "k": 4095}, {"m": 8, "n": 4096, "k": 4096},
+    ]  # fmt: skip
+    (half,) = ops.group_operators(["matmul"] * 3, ["bf16"] * 3, shapes)
+    names, x = build(half, TOY)
+    classes = partitions("gemm", names, x)
+    # 1024 tiles of 128 x 128 on 100 units are ten waves; 32 tiles are a third of one; odd k is unaligned (class 3)
+    assert classes["size"].tolist() == [0 * 3 + 2, 3 * 3 + 2, 0 * 3 + 0]
+    assert classes["narrow"].tolist() == [0, 6, 1]
+    assert classes["operator"].tolist() == [2, 11, 2]
+    (single,) = ops.group_operators(["linear"] * 2, ["fp32", "tf32"], shapes[:2])
+    assert partitions("gemm", *build(single, TOY))["operator"].tolist() == [6, 3]
+
+
+def test_tiles_and_waves_of_one_gemm_by_hand() -> None:
+    f = one("matmul", "bf16", m=1000, n=520, k=96)
+    # 128 x 128: 8 x 5 = 40 tiles on 100 units, 0.4 waves; 40 x 16384 elements for 520000
+    assert 2 ** f["lg_waves_128x128"] == pytest.approx(0.40)
+    assert f["busy_128x128"] == pytest.approx(0.40)
+    assert f["pad_128x128"] == pytest.approx(520000 / 655360)
+    # 256 x 128: 4 x 5 = 20 tiles
+    assert 2 ** f["lg_waves_256x128"] == pytest.approx(0.20)
+    # 64 x 64: 16 x 9 = 144 tiles, 1.44 waves of which the second is 44 % full
+    assert 2 ** f["lg_waves_64x64"] == pytest.approx(1.44)
+    assert f["busy_64x64"] == pytest.approx(0.72)
+    assert f["pad_64x64"] == pytest.approx(520000 / (144 * 4096))
+    # 32 x 32: 32 x 17 = 544 tiles, 5.44 waves; beyond 2^6 waves the tail is left out, here at 125 x 130 tiles
+    assert f["busy_32x32"] == pytest.approx(5.44 / 6)
+    assert one("matmul", "bf16", m=4000, n=4160, k=96)["busy_32x32"] == 1.0
+    assert one("matmul", "bf16", m=4000, n=32, k=96)["busy_32x32"] == pytest.approx(1.25 / 2)
+    # 64 x 64 leave no unit idle; 96 elements of 2 bytes are two steps of 128 bytes, and divide by 64 bytes
+    assert f["lg_split_k"] == 0.0
+    assert 2 ** f["lg_k_steps"] == 2
+    assert f["k_bytes_align"] == 6
+    assert (f["m_align"], f["n_align"], f["k_align"]) == (3, 3, 5)
+    # operands of 96000, 49920 and 520000 elements
+    assert f["share_left"] == pytest.approx(96000 / 665920)
+    assert f["share_right"] == pytest.approx(49920 / 665920)
+    assert 2 ** f["lg_ai_over_ridge"] == pytest.approx((2 * 1000 * 520 * 96 / 2**48) / (2 * 665920 / 2**40))
+
+
+def test_split_k_of_a_narrow_gemm_by_hand() -> None:
+    # one tile of 64 x 64 leaves 100 units to share 1024 / 64 = 16 pieces of k; with 8192, to share 100
+    assert 2 ** one("matmul", "bf16", m=64, n=64, k=1024)["lg_split_k"] == pytest.approx(16)
+    assert 2 ** one("matmul", "bf16", m=64, n=64, k=8192)["lg_split_k"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm", "expected"),
+    [
+        # (total, run in source order, run in the target, innermost extent kept)
+        ((2, 3, 5, 7), (0, 1, 2, 3), (210, 210, 210, 210)),
+        ((2, 3, 5, 7), (0, 2, 1, 3), (210, 7, 7, 7)),
+        ((2, 3, 5, 7), (0, 2, 3, 1), (210, 35, 3, 1)),
+        ((2, 3, 5, 7), (0, 3, 1, 2), (210, 7, 15, 1)),
+        ((2, 3, 5, 7), (2, 3, 0, 1), (210, 35, 6, 1)),
+        # an extent of 1 is no dimension: its neighbours merge, and moving it moves nothing
+        ((2, 1, 5, 7), (0, 2, 1, 3), (70, 70, 70, 70)),
+        ((4, 1, 6), (2, 1, 0), (24, 6, 4, 1)),
+    ],
+)
+def test_contiguous_runs_of_a_permutation_by_hand(shape: Any, perm: Any, expected: Any) -> None:
+    assert permuted_runs(shape, perm) == expected
+
+
+def test_runs_reach_the_features_in_bytes() -> None:
+    f = one("permute_copy", "fp16", shape=[2, 3, 5, 8], perm=[0, 3, 1, 2])
+    assert 2 ** f["lg_source_run_bytes"] == pytest.approx(8 * 2)
+    assert 2 ** f["lg_target_run_bytes"] == pytest.approx(15 * 2)
+    assert f["runs_kept"] == 0
+    assert f["source_align"] == 4
+    assert f["target_align"] == 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5).flatmap(lambda s: st.tuples(
+    st.just(s), st.permutations(range(len(s))))))  # fmt: skip
+def test_runs_of_any_permutation_are_those_of_numpy(case: tuple[list[int], list[int]]) -> None:
+    """Count the run in the target, and the run read in source order, on the array itself."""
+    shape, perm = case
+    total, source, target, _ = permuted_runs(shape, perm)
+    order = np.arange(int(np.prod(shape))).reshape(shape).transpose(perm).ravel()
+    assert total == order.size
+
+    def shortest_run(x: np.ndarray) -> int:
+        """Length of the first run of neighbours: all are equally long unless the whole is one run."""
+        jumps = np.flatnonzero(np.diff(x) != 1)
+        return int(jumps[0]) + 1 if len(jumps) else len(x)
+
+    inverse = np.argsort(order)
+    # what is contiguous on both sides is the run that a copy moves whole
+    kept = shortest_run(order)
+    assert shortest_run(inverse) == kept
+    assert min(source, target) >= kept or total == kept
+    if kept > 1:
+        assert source == target == kept or total == kept
+
+
+def test_convolution_without_height_is_one_dimensional() -> None:
+    f = one("conv1d", "fp32", n=4, c=16, l=100, o=32, k=5, stride=2, pad=2)
+    assert 2 ** f["lg_ho"] == 1
+    assert 2 ** f["lg_wo"] == pytest.approx(50)
+    # the implicit GEMM: 4 x 50 pixels, 32 filters, 16 x 5 taps
+    assert (2 ** f["lg_m"], 2 ** f["lg_n"], 2 ** f["lg_k"]) == pytest.approx((200, 32, 80))
+
+
+def test_tf32_is_fp32_where_no_matrix_unit_takes_part() -> None:
+    a, b = one("softmax", "fp32", rows=64, cols=512), one("softmax", "tf32", rows=64, cols=512)
+    assert a == b
+    c, d = one("matmul", "fp32", m=64, n=64, k=64), one("matmul", "tf32", m=64, n=64, k=64)
+    assert c["lg_roofline_us"] >= d["lg_roofline_us"]
+    assert (c["dtype_fp32"], d["dtype_tf32"]) == (1, 1)

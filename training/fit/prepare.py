@@ -1,0 +1,181 @@
+"""Tables to rows of each family: own measurements, rows of a related machine carried over, synthetic shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from graphs import ops
+from graphs.errors import DataError
+from graphs.hardware.calibration import features
+from graphs.hardware.calibration.domain import effective_dtype
+from graphs.hardware.calibration.features import Machine
+from graphs.hardware.calibration.fitted import take
+from graphs.hardware.profile import HardwareProfile
+from graphs.ops.batch import OperatorGroup
+from training.dataset.splits import assign_splits, config_key, fold_of
+from training.dataset.store import read_manifest, read_ops
+from training.fit.family import FOLDS, Rows
+from training.fit.synthesis import synthesise
+from training.fit.transfer import carry_over
+
+#: Synthetic configurations a family.
+SYNTHETIC = 24_000
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A measured table in training.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        Checked rows with `split` and `key`.
+    groups : dict of str to list of OperatorGroup
+        By family; `rows` are positions in `frame`.
+    """
+
+    frame: pd.DataFrame
+    groups: dict[str, list[OperatorGroup]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Table:
+        """Group a frame; adds the column `key`."""
+        keys = [config_key(o, d, p) for o, d, p in zip(frame["op"], frame["dtype"], frame["params"], strict=True)]
+        frame = frame.assign(key=keys)
+        by_family: dict[str, list[OperatorGroup]] = {}
+        for group in ops.group_operators(frame["op"], frame["dtype"], frame["params"]):
+            by_family.setdefault(group.kind.family, []).append(group)
+        return cls(frame, by_family)
+
+
+def machine_of(profile: HardwareProfile) -> Machine:
+    """Return what features need to know of a machine."""
+    return Machine(
+        units=profile.compute_units,
+        l2_bytes=profile.last_level_cache_bytes,
+        peaks={d: profile.peak_flops_per_s(d) for d in profile.peak_dtypes},
+        bandwidth_bytes_per_s=profile.bandwidth_bytes_per_s,
+        kind="gpu" if profile.kind == "gpu" else "cpu",
+    )
+
+
+def read_frame(profile: HardwareProfile, folder: Path) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
+    """Return the measured rows with `split`, the manifest, and what was left out in words.
+
+    Raises
+    ------
+    DataError, SchemaVersionError
+    """
+    manifest = read_manifest(folder)
+    if manifest["hardware"] != profile.id:
+        raise DataError(
+            f"the data in '{folder}' were measured on other hardware",
+            received=manifest["hardware"],
+            allowed=profile.id,
+            next_step="name the folder of this hardware with --data",
+        )
+    table = read_ops(folder / "ops.parquet")
+    frame = table.frame
+    frame["split"] = assign_splits(frame, "gpu" if profile.kind == "gpu" else "cpu")
+    notes = [table.summary("ops")] if table.rejected else []
+    return frame, manifest, notes
+
+
+def family_rows(
+    table: Table, family: str, machine: Machine, related: Table | None, seed: int, synthetic: bool = True
+) -> Rows:
+    """Return everything one family is fitted on.
+
+    Parameters
+    ----------
+    table : Table
+    family : str
+    machine : Machine
+    related : Table or None
+        Rows of a related machine: configurations that were not measured here are carried over.
+    seed : int
+    synthetic : bool
+        Whether to make shapes for a student.
+    """
+    groups = table.groups[family]
+    own = _part(table, groups, machine)
+    x, latency = own.x, own.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6
+    parts = [own]
+    if related is not None and family in related.groups:
+        carried = _carried(table, own, latency, related, family, machine, seed)
+        if carried is not None:
+            parts.append(carried[0])
+            x, latency = np.concatenate([x, carried[0].x]), np.concatenate([latency, carried[1]])
+    frame = pd.concat([p.frame for p in parts])
+    names = features.build(groups[0], machine)[0]
+    train = (frame["split"] == "train").to_numpy()
+    seen = [take(g, (table.frame["split"].to_numpy()[g.rows] == "train")) for g in groups]
+    return Rows(
+        family=family,
+        names=tuple(names),
+        x=x,
+        latency_s=latency,
+        roofline_s=np.concatenate([p.roofline_s for p in parts]),
+        fold=np.array([fold_of(*row, FOLDS) for row in zip(frame["op"], frame["dtype"], frame["params"], strict=True)]),
+        train=train,
+        own=np.arange(len(train)) < len(own.x),
+        synthetic_x=(
+            synthesise([g for g in seen if len(g)], machine, SYNTHETIC, seed)
+            if synthetic
+            else np.empty((0, x.shape[1]))
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Features and rooflines of some groups of a table, on one machine."""
+
+    frame: pd.DataFrame
+    x: NDArray[np.float64]
+    roofline_s: NDArray[np.float64]
+
+
+def _part(table: Table, groups: list[OperatorGroup], machine: Machine) -> _Part:
+    return _Part(
+        table.frame.iloc[np.concatenate([g.rows for g in groups])],
+        np.concatenate([features.build(g, machine)[1] for g in groups]),
+        np.concatenate([machine.attainable_s(g.flops, g.bytes, effective_dtype(g)) for g in groups]),
+    )
+
+
+def _carried(
+    table: Table, own: _Part, latency_s: NDArray[np.float64], related: Table, family: str, machine: Machine, seed: int
+) -> tuple[_Part, NDArray[np.float64]] | None:
+    """Return the related machine's other configurations with virtual latencies of this machine.
+
+    The ratio is learnt on shared configurations of the training split alone, so that nothing held out takes part.
+    """
+    kinds = {g.kind.name for g in table.groups[family]}
+    there_s = dict(zip(related.frame["key"], related.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6, strict=True))
+    shared = ((own.frame["split"] == "train") & own.frame["key"].isin(there_s)).to_numpy()
+    here = set(table.frame["key"])
+    groups = []
+    for group in related.groups[family]:
+        keys = related.frame["key"].to_numpy()[group.rows]
+        new = np.array([k not in here for k in keys], dtype=bool)
+        if group.kind.name in kinds and new.any():
+            groups.append(take(group, new))
+    if not groups:
+        return None
+    other = _part(related, groups, machine)
+    virtual = carry_over(
+        own.x[shared],
+        np.array([there_s[k] for k in own.frame["key"].to_numpy()[shared]]),
+        latency_s[shared],
+        other.x,
+        other.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6,
+        seed,
+    )
+    return (other, virtual) if len(virtual) else None
