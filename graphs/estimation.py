@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from graphs.hardware.mappers.base import HardwareMapper, OperatorEstimates, Poli
 from graphs.hardware.mappers.registry import create_mapper
 
 if TYPE_CHECKING:
-    from graphs.tracing.trace import Trace
+    from graphs.tracing.trace import Trace, TracedOperator
 
 Calibration = HardwareCalibration | str | Path | bool | None
 Mode = Literal["device", "eager"]
@@ -244,11 +244,13 @@ def estimate(
 def estimate_trace(trace: Trace, mapper: HardwareMapper, mode: Mode = "device") -> LatencyEstimate:
     """Return the latency of a traced model; distinct operators are asked once."""
     priced = [o for o in trace.operators if o.op]
+    asked = [_as_measured(o, mapper) for o in priced]
     answers = mapper.map_operators(
-        ops.group_operators([o.op for o in priced], [o.dtype for o in priced], [o.params for o in priced])
+        ops.group_operators([o.op for o in asked], [o.dtype for o in asked], [o.params for o in asked])
     )
-    rows = iter(_rows([o.op for o in priced], [dict(o.params) for o in priced], [o.dtype for o in priced], answers))
-    distinct = [_annotate(next(rows), o) if o.op else _unmodelled(o) for o in trace.operators]
+    rows = iter(_rows([o.op for o in asked], [dict(o.params) for o in asked], [o.dtype for o in asked], answers))
+    substitutes = iter(asked)
+    distinct = [_annotate(next(rows), o, next(substitutes)) if o.op else _unmodelled(o) for o in trace.operators]
     calls = _in_program_order(distinct, trace)
     total = float(sum(c.latency_s for c in calls))
     low, high = _interval(calls, mapper)
@@ -296,14 +298,25 @@ def _rows(
     ]
 
 
-def _annotate(row: OperatorEstimate, traced: Any) -> OperatorEstimate:
-    """Carry over how well the traced call fits the measured kind."""
-    from dataclasses import replace
+def _as_measured(traced: TracedOperator, mapper: HardwareMapper) -> TracedOperator:
+    """Return the call as a kind that was measured on this hardware, if its own was not and another fits."""
+    from graphs.tracing.substitutes import substitute
 
-    if traced.match == "exact":
-        return row
+    measured = mapper.measured_kinds
+    found = substitute(traced.op, traced.params, traced.dtype, measured) if measured else None
+    return traced if found is None else replace(traced, op=found[0], params=found[1])
+
+
+def _annotate(row: OperatorEstimate, traced: TracedOperator, asked: TracedOperator) -> OperatorEstimate:
+    """Carry over how well the traced call fits the kind that priced it."""
+    notes = [traced.note if traced.match != "exact" else "", row.reason]
     source = "proxy" if traced.match == "proxy" and row.source == "model" else row.source
-    return replace(row, source=source, reason="; ".join(filter(None, (traced.note, row.reason))))
+    if asked is not traced:
+        cost = ops.evaluate(traced.op, traced.params, ops.itemsize(traced.dtype))
+        notes.append(f"no {traced.op} was measured on this hardware; priced as {asked.op}")
+        source = "proxy" if row.source == "model" else row.source
+        row = replace(row, op=traced.op, params=dict(traced.params), flops=int(cost.flops), bytes=int(cost.bytes))
+    return replace(row, source=source, reason="; ".join(filter(None, notes)))
 
 
 def _unmodelled(traced: Any) -> OperatorEstimate:
@@ -327,8 +340,6 @@ def _overhead(seconds: float, measured: bool) -> OperatorEstimate:
 
 
 def _in_program_order(distinct: list[OperatorEstimate], trace: Trace) -> list[OperatorEstimate]:
-    from dataclasses import replace
-
     order = trace.sequence or [i for i, o in enumerate(trace.operators) for _ in range(o.count)]
     paths = [iter([m for m, n in (o.modules or ((o.module, o.count),)) for _ in range(n)]) for o in trace.operators]
     return [replace(distinct[i], module=next(paths[i], trace.operators[i].module)) for i in order]

@@ -260,6 +260,12 @@ class HardwareMapper:
         return subgraphs.map_graph(self, fusion_report, execution_stages, batch_size, precision)
 
     @property
+    def measured_kinds(self) -> frozenset[str]:
+        """Operator kinds that the fitted model knows; empty without one."""
+        model = None if self.calibration is None else self.calibration.model
+        return frozenset() if model is None else frozenset(k for f in model.families.values() for k in f.domains)
+
+    @property
     def default_log_error(self) -> float:
         """90 % quantile of |log(measured / default)| on this hardware; NaN if it was never measured."""
         return float("nan") if self.calibration is None else self.calibration.default_log_error
