@@ -15,8 +15,8 @@ from graphs.hardware.calibration.artifact import load_model, save_model
 from graphs.hardware.calibration.regressors import (
     CHUNK,
     GaussianProcess,
-    Network,
-    Standardiser,
+    GaussianProcesses,
+    Student,
     TreeEnsemble,
     build,
 )
@@ -84,31 +84,27 @@ def test_gaussian_process_interpolates_what_it_was_fitted_on() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, features=st.integers(1, 10), hidden=st.integers(1, 16), layers=st.integers(0, 3))
-def test_network_equals_torch_in_double_precision(seed: int, features: int, hidden: int, layers: int) -> None:
+def test_student_equals_torch_in_double_precision(seed: int, features: int, hidden: int, layers: int) -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(seed)
-    sizes = [(features, hidden), *[(hidden, hidden)] * layers, (hidden, 1)]
-    nets = 3
-    net = Network(
-        [(rng.normal(size=(nets, a, b)) / np.sqrt(a)).astype(np.float32) for a, b in sizes],
-        [rng.normal(size=(nets, 1, b)).astype(np.float32) for _, b in sizes],
-        rng.normal(size=features), rng.uniform(0.5, 2.0, features), 0.3, 4.0,
+    sizes = [(features, hidden), *[(hidden, hidden)] * layers, (hidden, 2)]
+    net = Student(
+        [(rng.normal(size=pair) / np.sqrt(pair[0])).astype(np.float16) for pair in sizes],
+        [rng.normal(size=b).astype(np.float32) for _, b in sizes],
+        rng.normal(size=features), rng.uniform(0.5, 2.0, features), 4.0, np.array([0.3, -3.0]), np.array([0.7, 0.2]),
     )  # fmt: skip
     x = 5.0 * rng.normal(size=(30, features))
-    z = torch.tensor(np.clip((x - net.shift) / net.scale, -4.0, 4.0))
-    each = []
-    for i in range(nets):
-        w = [torch.tensor(v[i], dtype=torch.float64) for v in net.weights]
-        b = [torch.tensor(v[i], dtype=torch.float64) for v in net.biases]
-        h = torch.nn.functional.silu(z @ w[0] + b[0])
-        for middle, bias in zip(w[1:-1], b[1:-1], strict=True):
-            h = h + torch.nn.functional.silu(h @ middle + bias)
-        each.append((h @ w[-1] + b[-1])[:, 0].numpy() + 0.3)
-    np.testing.assert_allclose(net.members(x), np.stack(each), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(net.predict(x), np.mean(each, axis=0), rtol=1e-4, atol=1e-4)
+    w, b = ([torch.tensor(v, dtype=torch.float64) for v in part] for part in (net.weights, net.biases))
+    h = torch.relu(torch.tensor(np.clip((x - net.shift) / net.scale, -4.0, 4.0)) @ w[0] + b[0])
+    for middle, bias in zip(w[1:-1], b[1:-1], strict=True):
+        h = h + torch.relu(h @ middle + bias)
+    out = (h @ w[-1] + b[-1]).numpy() * net.output_scale + net.output_mean
+    prediction, spread = net.predict_with_spread(x)
+    np.testing.assert_allclose(prediction, out[:, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(spread, np.exp(out[:, 1]), rtol=1e-3)
 
 
-def test_network_far_outside_stays_finite_and_quiet() -> None:
+def test_student_far_outside_stays_finite_and_quiet() -> None:
     net = random_regressors(4)[2]
     far = net.predict(np.full((1, 4), 1e9))
     assert np.isfinite(far).all()
@@ -157,10 +153,6 @@ def test_unknown_form_and_missing_arrays_are_typed_errors() -> None:
         build("gp", arrays, "here")
 
 
-def test_standardiser() -> None:
-    s = Standardiser(np.array([1.0, 2.0]), np.array([2.0, 1.0]))
-    np.testing.assert_array_equal(s(np.array([[3.0, 2.0]])), [[1.0, 0.0]])
-
-
 def test_forms_have_distinct_names() -> None:
-    assert {c.form for c in (TreeEnsemble, GaussianProcess, Network)} == {"trees", "gp", "network"}
+    forms = (TreeEnsemble, GaussianProcess, GaussianProcesses, Student)
+    assert {c.form for c in forms} == {"trees", "gp", "gps", "student"}

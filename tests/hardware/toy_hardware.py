@@ -12,7 +12,7 @@ from graphs.hardware.calibration import features
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.features import Machine
 from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel, Interval
-from graphs.hardware.calibration.regressors import GaussianProcess, Network, TreeEnsemble
+from graphs.hardware.calibration.regressors import GaussianProcess, Student, TreeEnsemble
 
 PEAK = {"fp32": 1e12, "fp64": 5e11, "bf16": 8e12}
 BANDWIDTH = 1e11
@@ -67,13 +67,14 @@ def random_regressors(n_features: int, seed: int = 0) -> list[Any]:
         points=rng.normal(size=(7, n_features)).astype(np.float32), weights=rng.normal(size=7),
         shift=rng.normal(size=n_features), scale=rng.uniform(5, 20, n_features), mean=0.2,
     )  # fmt: skip
-    widths = [n_features, 8, 8, 1]
-    network = Network(
-        weights=[(0.2 * rng.normal(size=(3, a, b))).astype(np.float32) for a, b in itertools.pairwise(widths)],
-        biases=[(0.1 * rng.normal(size=(3, 1, b))).astype(np.float32) for b in widths[1:]],
-        shift=rng.normal(size=n_features), scale=rng.uniform(5, 20, n_features), mean=-0.1, limit=6.0,
+    widths = [n_features, 8, 8, 2]
+    student = Student(
+        weights=[(0.2 * rng.normal(size=pair)).astype(np.float16) for pair in itertools.pairwise(widths)],
+        biases=[(0.1 * rng.normal(size=b)).astype(np.float32) for b in widths[1:]],
+        shift=rng.normal(size=n_features), scale=rng.uniform(5, 20, n_features), limit=6.0,
+        output_mean=np.array([-0.1, -2.0]), output_scale=np.array([0.5, 0.3]),
     )  # fmt: skip
-    return [stump, gp, network]
+    return [stump, gp, student]
 
 
 def make_model(members: Any = None, hardware: str = "toy-gpu") -> EfficiencyModel:

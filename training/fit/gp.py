@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graphs.hardware.calibration.regressors import Expert, GaussianProcess, GaussianProcesses
 
 #: Rows that the marginal likelihood is maximised on, steps of Adam, and its first step size.
-HYPER_ROWS, STEPS, STEP_SIZE = 1000, 50, 0.1
+HYPER_ROWS, STEPS, STEP_SIZE = 1000, 150, 0.1
 #: Rows that a class needs for hyperparameters of its own, and for a process of its own in one fold.
 CLASS_ROWS, FOLD_ROWS = 40, 20
 _JITTER = 1e-4

@@ -42,17 +42,6 @@ class Regressor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Standardiser:
-    """Shift and scale of features; constant features get scale 1."""
-
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-
-    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (x - self.mean) / self.scale
-
-
-@dataclass(frozen=True, slots=True)
 class TreeEnsemble:
     """Sum of regression trees (gradient boosting).
 
@@ -262,67 +251,6 @@ class GaussianProcesses:
         return cls(a["points"], labels, tuple(experts))
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
-    """Residual multilayer perceptrons, several of one shape, averaged.
-
-    h = act(x W0 + b0); h = h + act(h Wi + bi) for the middle layers; y = h Wl + bl.  act is SiLU.
-
-    Attributes
-    ----------
-    weights : list of (nets, in, out) float32
-    biases : list of (nets, 1, out) float32
-    shift, scale : (f,) float64
-        Standardisation of the features; standardised features are clipped to +-`limit`, so that a member cannot
-        run away far outside its data.
-    """
-
-    weights: list[NDArray[np.float32]]
-    biases: list[NDArray[np.float32]]
-    shift: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    mean: float
-    limit: float
-    form: ClassVar[str] = "network"
-
-    def members(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the prediction of each net, (nets, n)."""
-        z = np.clip((x - self.shift) / self.scale, -self.limit, self.limit).astype(np.float32)
-        out = np.empty((len(self.weights[0]), len(x)))
-        for start in range(0, len(x), CHUNK):
-            h = _silu(z[start : start + CHUNK] @ self.weights[0] + self.biases[0])
-            for w, b in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
-                h = h + _silu(h @ w + b)
-            out[:, start : start + CHUNK] = (h @ self.weights[-1] + self.biases[-1])[..., 0]
-        return out + self.mean
-
-    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(self.members(x).mean(axis=0))
-
-    @property
-    def n_outputs(self) -> int:
-        return 1
-
-    def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
-        return self.predict(x)[None]
-
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        out: dict[str, NDArray[np.generic]] = {
-            "shift": self.shift, "scale": self.scale, "mean": np.array(self.mean), "limit": np.array(self.limit),
-        }  # fmt: skip
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            out[f"w{i}"], out[f"b{i}"] = w, b
-        return out
-
-    @classmethod
-    def from_arrays(cls, a: Arrays) -> Network:
-        layers = range(sum(1 for name in a if name.startswith("w")))
-        return cls(
-            [a[f"w{i}"] for i in layers], [a[f"b{i}"] for i in layers],
-            a["shift"], a["scale"], float(a["mean"]), float(a["limit"]),
-        )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Student:
     """A residual multilayer perceptron that learnt a teacher's prediction and spread.
@@ -374,8 +302,11 @@ class Student:
         out = out * self.output_scale + self.output_mean
         return out[:, 0], np.exp(out[:, 1])
 
+    def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.predict_with_spread(x)[0]
+
     def outputs(self, x: NDArray[np.float64], classes: Classes) -> NDArray[np.float64]:
-        return self.predict_with_spread(x)[0][None]
+        return self.predict(x)[None]
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         out: dict[str, NDArray[np.generic]] = {
@@ -395,13 +326,7 @@ class Student:
         )  # fmt: skip
 
 
-def _silu(v: NDArray[np.float32]) -> NDArray[np.float32]:
-    # exp of a large positive number would warn; the result there is 0 anyway
-    out: NDArray[Any] = v / (np.float32(1.0) + np.exp(-np.maximum(v, np.float32(-80.0))))
-    return out
-
-
-FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Network, Student)}
+FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Student)}
 
 
 def build(form: str, arrays: Arrays, origin: str) -> Regressor:
