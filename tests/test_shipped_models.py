@@ -137,3 +137,27 @@ def test_a_few_times_larger_than_measured_is_inside(name: str) -> None:
     side = int(2.0 ** ((domain.high["flops"] - 1) / 3) * 2 ** (1 / 3))
     (group,) = ops.group_operators(["linear"], ["fp32"], [{"m": side, "n": side, "k": side}])
     assert create_mapper(name).map_operators([group]).source[0] == "model"
+
+
+@pytest.mark.parametrize(("name", "batch"), [("resnet18", 64), ("resnet50", 1)])
+def test_known_networks_are_within_a_quarter_of_their_measured_time(name: str, batch: int) -> None:
+    """No whole model is fitted on, so its measured time is unseen."""
+    from graphs.tracing.library import load_trace
+
+    frame = pytest.importorskip("pandas").read_parquet(ROOT / "data" / "h100-sxm" / "models.parquet")
+    row = frame[
+        (frame["model"] == name) & (frame["batch"] == batch) & (frame["dtype"] == "bf16") & (frame["mode"] == "graph")
+    ]
+    measured = float(row["median_us"].iloc[0]) * 1e-6
+    estimate = graphs.estimate(load_trace(name, batch, "bf16"), hardware="h100-sxm")
+    assert abs(estimate.latency_s / measured - 1.0) < 0.25
+    assert estimate.interval_s[0] < measured < estimate.interval_s[1]
+
+
+@pytest.mark.parametrize(("hardware", "most"), [("h100-sxm", 0.08), ("h200-sxm", 0.08), ("xeon-16c", 0.25)])
+def test_held_out_rows_are_predicted_better_than_by_every_baseline(hardware: str, most: float) -> None:
+    scores = json.loads((ROOT / "models" / hardware / "model.json").read_text())["scores"]
+    assert scores["held_out"]["by_split"]["random"]["median_ape"] < most
+    for name, baseline in scores["baselines"].items():
+        assert scores["held_out"]["all"]["median_ape"] < baseline["median_ape"], name
+        assert scores["held_out"]["all"]["mape"] < baseline["mape"], name
