@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.fit.family import Rows, _weigh, conformal, fit_family
+from training.fit.family import FLOOR, Rows, _weigh, conformal, fit_family
 
 
 def synthetic(n: int, noise: float, seed: int = 0, foreign: int = 0) -> Rows:
@@ -95,5 +95,6 @@ def test_student_learns_prediction_and_spread_of_its_teacher(fitted) -> None:
     teacher, teacher_spread = f.twin.predict(held_out, {})
     # far closer to the teacher than the targets are spread (0.45)
     assert np.median(np.abs(taught - teacher)) < 0.05
-    # here the members differ by chance alone, so only the size of their difference can be learnt
-    assert 0.4 < np.median(spread) / np.median(teacher_spread) < 2.5
+    # Here the members differ by chance alone (or one of them answers alone, with no spread), so only the size of their
+    # difference can be learnt; an interval sees it with the floor added.
+    assert 0.4 < (np.median(spread) + FLOOR) / (np.median(teacher_spread) + FLOOR) < 2.5
