@@ -17,12 +17,29 @@ def roots() -> list[Path]:
 
 
 def profile_files() -> list[Path]:
-    """Return every shipped profile file, first root first."""
+    """Return every shipped profile file, first root first, then the user's own that this process has read."""
     seen: dict[str, Path] = {}
     for root in roots():
         for path in sorted((root / "profiles").glob("*.json")):
             seen.setdefault(path.name, path)
+    for path in _OWN:
+        if path.is_file():
+            seen.setdefault(path.name, path)
     return list(seen.values())
+
+
+#: Profiles outside the roots, in the order they were read.
+_OWN: list[Path] = []
+
+
+def remember_profile(path: Path) -> None:
+    """Let a profile that was named by its path answer to its id too, in this process; a shipped one goes first.
+
+    Fitted models name their hardware by id.  Only files named after an id that no root has are taken.
+    """
+    resolved = path.resolve()
+    if resolved not in _OWN:
+        _OWN.append(resolved)
 
 
 def find_asset(relative: str) -> Path | None:

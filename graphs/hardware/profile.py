@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,30 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class ThermalProfile:
+    """One power mode: what replaces the ceilings of the profile in it.
+
+    Attributes
+    ----------
+    name : str
+    peaks : dict of str to Figure
+        FLOP/s.
+    bandwidth : Figure
+        B/s.
+    clock_hz : float or None
+    tdp_w : Figure or None
+    note : str
+    """
+
+    name: str
+    peaks: dict[str, Figure]
+    bandwidth: Figure
+    clock_hz: float | None = None
+    tdp_w: Figure | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HardwareProfile:
     """One SKU as users buy it.
 
@@ -39,12 +63,16 @@ class HardwareProfile:
     id, name, vendor : str
     kind : str
         ``"gpu"``, ``"cpu"`` or ``"accelerator"``.
+    family : str
+        Which accelerator: ``"tpu"``, ``"kpu"``, ``"hailo"``, ``"dpu"``, ``"cgra"`` or ``"dsp"``; else the kind.
     compute_units : int
         SMs of a GPU, cores of a CPU.
     peaks : dict of str to Figure
         Dense datasheet peak per dtype, FLOP/s (multiply-add = 2).
     bandwidth : Figure
         Datasheet memory bandwidth, B/s.
+    tdp_w : Figure or None
+        Power limit, W.
     caches : dict of str to float
         Cache name (``"l2"``, ``"l3"``) to bytes.
     memory_bytes, clock_hz : float or None
@@ -54,6 +82,10 @@ class HardwareProfile:
         Ceilings reached by a large GEMM and a large copy.
     model : str or None
         Folder of the fitted model, relative to the folder that holds ``profiles``.
+    subgraph_model : str or None
+        Folder of the fitted model of fused subgraphs, likewise.
+    thermal : dict of str to ThermalProfile
+        Power modes by name; `default_thermal_profile` is the one that the ceilings above hold in.
     related : str or None
         Id of hardware with the same compute units, whose measurements help to train this one's model.
     calibration : dict
@@ -79,6 +111,11 @@ class HardwareProfile:
     sources: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    family: str = ""
+    tdp_w: Figure | None = None
+    subgraph_model: str | None = None
+    thermal: dict[str, ThermalProfile] = field(default_factory=dict)
+    default_thermal_profile: str = ""
 
     @property
     def peak_dtypes(self) -> tuple[str, ...]:
@@ -112,6 +149,31 @@ class HardwareProfile:
     def bandwidth_bytes_per_s(self) -> float:
         """Datasheet memory bandwidth in B/s."""
         return self.bandwidth.value
+
+    def at(self, thermal_profile: str | None) -> HardwareProfile:
+        """Return the profile with the ceilings of a power mode; None for the default.
+
+        Raises
+        ------
+        ProfileError
+            If there is no such mode.
+        """
+        if thermal_profile is None:
+            return self
+        mode = self.thermal.get(thermal_profile.lower())
+        if mode is None:
+            raise ProfileError(
+                f"hardware '{self.id}' has no thermal profile of this name"
+                if self.thermal
+                else f"hardware '{self.id}' has no thermal profiles",
+                received=thermal_profile,
+                allowed=", ".join(self.thermal) or "none",
+                next_step="name one of these" if self.thermal else "leave thermal_profile out",
+            )
+        return replace(
+            self, peaks=mode.peaks, bandwidth=mode.bandwidth, clock_hz=mode.clock_hz or self.clock_hz,
+            tdp_w=mode.tdp_w or self.tdp_w, default_thermal_profile=mode.name,
+        )  # fmt: skip
 
     @property
     def last_level_cache_bytes(self) -> float:
@@ -156,6 +218,18 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
             )
         return Figure(float(number), str(value["source"]), str(value.get("note", "")))
 
+    def mode(name: str, m: Mapping[str, Any]) -> ThermalProfile:
+        where = f"thermal profile '{name}'"
+        return ThermalProfile(
+            name=name,
+            peaks={canonical(d): figure(v, f"{where}: peak {d}") for d, v in m["peak_flops_per_s"].items()},
+            bandwidth=figure(m["bandwidth_bytes_per_s"], f"{where}: bandwidth"),
+            clock_hz=m.get("clock_hz"),
+            tdp_w=figure(m["tdp_w"], f"{where}: tdp_w") if "tdp_w" in m else None,
+            note=str(m.get("note", "")),
+        )
+
+    modes = raw.get("thermal_profiles", {})
     try:
         peaks = {canonical(d): figure(v, f"peak_flops_per_s[{d}]") for d, v in raw["peak_flops_per_s"].items()}
         measured = raw.get("measured", {})
@@ -186,6 +260,11 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
             sources={str(k): str(v) for k, v in raw.get("sources", {}).items()},
             aliases=tuple(raw.get("aliases", ())),
             notes=tuple(raw.get("notes", ())),
+            family=str(raw.get("family", raw["kind"])),
+            tdp_w=figure(raw["tdp_w"], "tdp_w") if "tdp_w" in raw else None,
+            subgraph_model=raw.get("subgraph_model"),
+            thermal={str(name).lower(): mode(str(name).lower(), m) for name, m in modes.items()},
+            default_thermal_profile=str(raw.get("default_thermal_profile", "")).lower(),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, ProfileError):
@@ -194,6 +273,13 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
             f"profile '{origin}' cannot be read ({type(error).__name__}: {error})",
             next_step="compare it with a shipped file in profiles/",
         ) from error
+    if profile.thermal and profile.default_thermal_profile not in profile.thermal:
+        raise ProfileError(
+            f"profile '{origin}' names no usable default_thermal_profile",
+            received=profile.default_thermal_profile,
+            allowed=", ".join(profile.thermal),
+            next_step="correct the profile",
+        )
     if profile.kind not in ("gpu", "cpu", "accelerator") or profile.compute_units < 1:
         raise ProfileError(
             f"profile '{origin}' has an unusable kind or compute_units",
@@ -236,7 +322,10 @@ def load_profile(hardware: str) -> HardwareProfile:
     path = Path(hardware)
     if path.suffix == ".json":
         if path.is_file():
-            return read_profile(path)
+            profile = read_profile(path)
+            if profile.id == path.stem:
+                assets.remember_profile(path)
+            return profile
         # A shipped profile may be named by its path while the current folder is elsewhere.
         hardware = path.stem
         if hardware in files:

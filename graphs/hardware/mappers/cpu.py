@@ -1,28 +1,25 @@
-"""CPU mappers.  They start uncalibrated, at the 20 % default, until `calibration` is set."""
+"""CPU mappers: ``create_<sku>_mapper`` for every CPU profile, uncalibrated (20 %) until `calibration` is set.
+
+>>> from graphs.hardware.calibration import load_calibration
+>>> from graphs.hardware.mappers.cpu import create_i7_12700k_mapper
+>>> mapper = create_i7_12700k_mapper()
+>>> mapper.calibration = load_calibration("profiles/i7-12700k.json")
+"""
 
 from __future__ import annotations
 
-from graphs.hardware.calibration import HardwareCalibration
 from graphs.hardware.mappers.base import CPUMapper
-from graphs.hardware.profile import load_profile
+from graphs.hardware.mappers.factories import Factories, MapperFactory
 
-__all__ = ["CPUMapper", "create_i7_12700k_mapper", "create_xeon_16c_mapper"]
+__all__ = ["CPUMapper"]
 
-
-def create_i7_12700k_mapper(
-    thermal_profile: str | None = None, calibration: HardwareCalibration | None = None
-) -> CPUMapper:
-    """Return the mapper of an Intel Core i7-12700K.
-
-    >>> from graphs.hardware.calibration import load_calibration
-    >>> mapper = create_i7_12700k_mapper()
-    >>> mapper.calibration = load_calibration("profiles/i7-12700k.json")
-    """
-    return CPUMapper(load_profile("i7-12700k"), thermal_profile, calibration)
+# The older system kept one table for small networks and one for large; one fitted model covers both.
+_FACTORIES = Factories(__name__, CPUMapper, "cpu", {"create_i7_12700k_large_mapper": "i7-12700k"})
 
 
-def create_xeon_16c_mapper(
-    thermal_profile: str | None = None, calibration: HardwareCalibration | None = None
-) -> CPUMapper:
-    """Return the mapper of 16 cores of an Intel Xeon (Emerald Rapids)."""
-    return CPUMapper(load_profile("xeon-16c"), thermal_profile, calibration)
+def __getattr__(name: str) -> MapperFactory[CPUMapper]:
+    return _FACTORIES[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FACTORIES.names()})

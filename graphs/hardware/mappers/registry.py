@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from graphs.errors import ProfileError
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
+from graphs.hardware.catalogue import FAMILIES, catalogue, resolve
+from graphs.hardware.mappers.accelerators import classes
 from graphs.hardware.mappers.base import CPUMapper, GPUMapper, HardwareMapper, Policy
-from graphs.hardware.profile import hardware_ids, load_profile
+from graphs.hardware.profile import load_profile
 
-_MAPPERS: dict[str, type[HardwareMapper]] = {"cpu": CPUMapper, "gpu": GPUMapper, "accelerator": HardwareMapper}
+_MAPPERS: dict[str, type[HardwareMapper]] = {
+    "cpu": CPUMapper, "gpu": GPUMapper, "tpu": classes.TPUMapper, "kpu": classes.KPUMapper,
+    "hailo": classes.HailoMapper, "dpu": classes.DPUMapper, "cgra": classes.CGRAMapper, "dsp": classes.DSPMapper,
+    "accelerator": classes.AcceleratorMapper,
+}  # fmt: skip
 
 
 def create_mapper(
@@ -35,7 +43,9 @@ def create_mapper(
     UnknownHardwareError, ProfileError, ModelFileError, SchemaVersionError
     """
     if "@" in hardware:
-        hardware, thermal_profile = hardware.split("@", 1)
+        hardware, named = hardware.split("@", 1)
+        thermal_profile = named if thermal_profile is None else thermal_profile
+    hardware = resolve(hardware)
     profile = load_profile(hardware)
     if calibration is False:
         loaded = None
@@ -43,12 +53,14 @@ def create_mapper(
         loaded = calibration
     else:
         loaded = load_calibration(hardware if calibration is None or calibration is True else calibration)
-    return _MAPPERS[profile.kind](profile, thermal_profile, loaded, out_of_domain)
+    # A user's own accelerator may be of a family that we have no class for.
+    mapper = _MAPPERS.get(profile.family, _MAPPERS[profile.kind])
+    return mapper(profile, thermal_profile, loaded, out_of_domain)
 
 
 def list_all_mappers() -> list[str]:
     """Return the names that `get_mapper_by_name` takes: the hardware ids."""
-    return hardware_ids()
+    return list(catalogue())
 
 
 def get_mapper_by_name(name: str, thermal_profile: str | None = None) -> HardwareMapper:
@@ -60,3 +72,54 @@ def get_mapper_by_name(name: str, thermal_profile: str | None = None) -> Hardwar
         With the nearest ids, for an unknown name.
     """
     return create_mapper(name, calibration=False, thermal_profile=thermal_profile)
+
+
+def get_mapper_info(name: str) -> dict[str, Any]:
+    """Return what is known of a mapper: id, name, vendor, category, TDP (W) and memory (bytes), None if unknown.
+
+    Raises
+    ------
+    UnknownHardwareError
+    """
+    p = load_profile(resolve(name))
+    return {
+        "id": p.id,
+        "name": p.name,
+        "vendor": p.vendor,
+        "category": p.family,
+        "tdp_w": p.tdp_w.value if p.tdp_w else None,
+        "memory_bytes": p.memory_bytes,
+    }
+
+
+def list_mappers_by_category(category: str) -> list[str]:
+    """Return the ids of a family (``"gpu"``, ``"tpu"``, ...) or of the kind ``"accelerator"``.
+
+    Raises
+    ------
+    ProfileError
+        For a family that does not exist.
+    """
+    if category not in {*FAMILIES, "accelerator"}:
+        raise ProfileError(
+            "unknown family of hardware",
+            received=category,
+            allowed=", ".join([*FAMILIES, "accelerator"]),
+            next_step="choose one of these",
+        )
+    return [e.id for e in catalogue().values() if category in (e.family, e.kind)]
+
+
+def list_mappers_by_vendor(vendor: str) -> list[str]:
+    """Return the ids whose vendor's name contains `vendor`, whatever the case."""
+    return [e.id for e in catalogue().values() if vendor.lower() in e.vendor.lower()]
+
+
+def list_mappers_by_tdp_range(min_tdp_w: float, max_tdp_w: float) -> list[str]:
+    """Return the ids with a power limit within [min_tdp_w, max_tdp_w]; hardware without a known one is left out."""
+    found = []
+    for name in catalogue():
+        tdp = load_profile(name).tdp_w
+        if tdp is not None and min_tdp_w <= tdp.value <= max_tdp_w:
+            found.append(name)
+    return found

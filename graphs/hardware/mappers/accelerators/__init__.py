@@ -1,0 +1,1 @@
+"""Mappers of machines that are neither CPUs nor GPUs."""

@@ -1,0 +1,18 @@
+"""CGRA mappers: ``create_<sku>_mapper`` for every profile, uncalibrated (20 %) until `calibration` is set."""
+
+from __future__ import annotations
+
+from graphs.hardware.mappers.accelerators.classes import CGRAMapper
+from graphs.hardware.mappers.factories import Factories, MapperFactory
+
+__all__ = ["CGRAMapper"]
+
+_FACTORIES = Factories(__name__, CGRAMapper, "cgra")
+
+
+def __getattr__(name: str) -> MapperFactory[CGRAMapper]:
+    return _FACTORIES[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FACTORIES.names()})

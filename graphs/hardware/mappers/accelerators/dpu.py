@@ -1,0 +1,18 @@
+"""DPU mappers: ``create_<sku>_mapper`` for every profile, uncalibrated (20 %) until `calibration` is set."""
+
+from __future__ import annotations
+
+from graphs.hardware.mappers.accelerators.classes import DPUMapper
+from graphs.hardware.mappers.factories import Factories, MapperFactory
+
+__all__ = ["DPUMapper"]
+
+_FACTORIES = Factories(__name__, DPUMapper, "dpu")
+
+
+def __getattr__(name: str) -> MapperFactory[DPUMapper]:
+    return _FACTORIES[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FACTORIES.names()})

@@ -1,0 +1,18 @@
+"""KPU mappers: ``create_<sku>_mapper`` for every profile, uncalibrated (20 %) until `calibration` is set."""
+
+from __future__ import annotations
+
+from graphs.hardware.mappers.accelerators.classes import KPUMapper
+from graphs.hardware.mappers.factories import Factories, MapperFactory
+
+__all__ = ["KPUMapper"]
+
+_FACTORIES = Factories(__name__, KPUMapper, "kpu")
+
+
+def __getattr__(name: str) -> MapperFactory[KPUMapper]:
+    return _FACTORIES[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FACTORIES.names()})
