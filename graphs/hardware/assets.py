@@ -17,15 +17,17 @@ def roots() -> list[Path]:
 
 
 def profile_files() -> list[Path]:
-    """Return every shipped profile file, first root first, then the user's own that this process has read."""
+    """Return every shipped profile file, first root first."""
     seen: dict[str, Path] = {}
     for root in roots():
         for path in sorted((root / "profiles").glob("*.json")):
             seen.setdefault(path.name, path)
-    for path in _OWN:
-        if path.is_file():
-            seen.setdefault(path.name, path)
     return list(seen.values())
+
+
+def own_profile_files() -> list[Path]:
+    """Return the user's own profiles that this process has read by their path."""
+    return [path for path in _OWN if path.is_file()]
 
 
 #: Profiles outside the roots, in the order they were read.

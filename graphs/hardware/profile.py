@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from graphs.errors import DtypeError, ProfileError, SchemaVersionError, UnknownHardwareError, nearest
 from graphs.hardware import assets
+from graphs.hardware.catalogue import fold, resolve
 from graphs.ops.dtypes import canonical
 
 #: Version of the profile files.  Raise it when a reader of the old version would misread a new file, keep reading
@@ -316,7 +317,7 @@ def load_profile(hardware: str) -> HardwareProfile:
     UnknownHardwareError
         With the nearest ids.  Another device's numbers are never used instead.
     """
-    files = {p.stem: p for p in assets.profile_files()}
+    files = {p.stem: p for p in (*assets.own_profile_files(), *assets.profile_files())}
     if hardware in files:
         return read_profile(files[hardware])
     path = Path(hardware)
@@ -330,21 +331,15 @@ def load_profile(hardware: str) -> HardwareProfile:
         hardware = path.stem
         if hardware in files:
             return read_profile(files[hardware])
-    aliases: dict[str, Path] = {}
-    for p in files.values():
-        for alias in read_profile(p).aliases:
-            aliases[_fold(alias)] = p
-        aliases[_fold(p.stem)] = p
-    if _fold(hardware) in aliases:
-        return read_profile(aliases[_fold(hardware)])
+    for own in assets.own_profile_files():
+        profile = read_profile(own)
+        if fold(hardware) in map(fold, (profile.id, *profile.aliases)):
+            return profile
+    if (known := resolve(hardware)) in files:
+        return read_profile(files[known])
     raise UnknownHardwareError(
         "unknown hardware",
         received=hardware,
         allowed=nearest(hardware, files),
         next_step="`graphs hardware` lists all; a path to your own profile.json works too",
     )
-
-
-def _fold(name: str) -> str:
-    """Return `name` without case and separators, so that ``intel_i7_12700k`` finds its alias."""
-    return name.lower().replace("_", "-").replace(" ", "-")

@@ -123,7 +123,7 @@ def test_linear_is_priced_as_a_matmul_and_marked() -> None:
     assert e.compute_efficiency == pytest.approx(0.7297)
 
 
-@pytest.mark.parametrize("query", [{"op": "conv2d", "n": 1, "c": 64, "h": 56, "w": 56, "o": 64, "k": 3, "pad": 1}])
+@pytest.mark.parametrize("query", [{"op": "conv2d", "n": 1, "c": 64, "h": 56, "w": 56, "o": 64, "k": 11, "pad": 5}])
 def test_never_measured_compute_falls_back_with_the_reason(i7: HardwareCalibration, query: dict[str, Any]) -> None:
     op = query.pop("op")
     assert i7.get_efficiency(op, **query) == 0.20

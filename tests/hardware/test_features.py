@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,46 @@ def test_column_names_change_only_with_the_version() -> None:
     _, groups, machine = measured("h100-sxm")
     digests = {g.kind.family: hashlib.sha256(",".join(build(g, machine)[0]).encode()).hexdigest()[:12] for g in groups}
     assert (FEATURES_VERSION, digests) == (GOLDEN_VERSION, GOLDEN)
+
+
+def test_processors_get_columns_of_their_own_after_those_of_all_machines() -> None:
+    _, groups, machine = measured("xeon-16c")
+    gpu = replace(machine, kind="gpu")
+    for group in groups:
+        names, x = build(group, machine)
+        shared, same = build(group, gpu)
+        assert names[: len(shared)] == shared
+        np.testing.assert_array_equal(x[:, : len(shared)], same)
+        assert names[len(shared) :] == [
+            "fresh", "lg_fresh_over_roofline", "lg_threads", "lg_elements_per_thread", "lg_thread_bytes_over_cache",
+        ]  # fmt: skip
+
+
+def test_results_above_the_allocators_largest_threshold_are_fresh_memory() -> None:
+    cpu = replace(TOY, kind="cpu", units=16)
+
+    def of(op: str, dtype: str, **params: Any) -> dict[str, float]:
+        (group,) = ops.group_operators([op], [dtype], [params])
+        names, x = build(group, cpu)
+        return dict(zip(names, x[0].tolist(), strict=True))
+
+    # 2^25 bytes are 2^23 elements of 4 bytes
+    below, above = of("relu", "fp32", numel=2**23 - 1000), of("relu", "fp32", numel=2**23)
+    assert (below["fresh"], below["lg_fresh_over_roofline"]) == (0.0, 0.0)
+    # 2^26 bytes moved at 2^40 B/s are 2^-14 s; 2^25 fresh bytes cost 1e-10 s each
+    assert above["fresh"] == 1.0
+    assert above["lg_fresh_over_roofline"] == pytest.approx(np.log2(1 + 2**25 * 1e-10 / (2.0**-14 + 1e-6)))
+    assert of("relu", "bf16", numel=2**23)["fresh"] == 0.0
+    # a sum allocates its result alone, the composite norm single-precision intermediates
+    assert of("sum", "fp32", rows=4096, cols=4096)["fresh"] == 0.0
+    assert of("softmax", "bf16", rows=4096, cols=2048)["fresh"] == 0.0
+    assert of("rmsnorm", "bf16", rows=4096, cols=2048)["fresh"] == 1.0
+    # 3 x 32768 elements and one more: four of 16 threads
+    four = of("relu", "fp32", numel=3 * 32768 + 1)
+    assert four["lg_threads"] == 2.0
+    assert four["lg_elements_per_thread"] == pytest.approx(np.log2((3 * 32768 + 1) / 4))
+    assert of("relu", "fp32", numel=100)["lg_threads"] == 0.0
+    assert of("softmax", "fp32", rows=2, cols=10**6)["lg_threads"] == 1.0
 
 
 @pytest.mark.parametrize("device", DEVICES)

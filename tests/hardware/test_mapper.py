@@ -232,7 +232,7 @@ def test_without_calibration_everything_is_the_default(toy_profile: HardwareProf
     assert (e.source[0], e.compute_efficiency[0]) == ("default", pytest.approx(0.20))
     assert "no calibration of toy-gpu is loaded" in e.reason[0]
     assert math.isnan(mapper.default_log_error)
-    assert mapper.host_overhead_s(1.0, 10) is None
+    assert mapper.whole_model_terms.host is None
 
 
 @pytest.mark.parametrize(
@@ -315,20 +315,22 @@ def test_registry_by_name() -> None:
     assert type(mapper) is CPUMapper
     assert mapper.calibration is None
     with pytest.raises(UnknownHardwareError, match="h100-sxm"):
-        get_mapper_by_name("h100-pcie")
+        get_mapper_by_name("h100-nvl")
 
 
-def test_host_overhead_is_added_on_cpus_and_hidden_on_gpus(
+def test_an_older_model_gives_its_host_one_time_a_call(
     toy_profile: HardwareProfile, toy_calibration: HardwareCalibration
 ) -> None:
     assert toy_calibration.model is not None
-    toy_calibration.model.header["eager"] = {"host_s_per_call": 1e-5}
+    toy_calibration.model.header["eager"] = {"host_s_per_call": 1e-5, "lomo_log_error_90": 0.25}
     gpu = GPUMapper(toy_profile, calibration=toy_calibration)
-    # ten launches take 100 us: of a device time of 30 us the user waits 70 us longer, of 1 s no longer
-    assert gpu.host_overhead_s(30e-6, 10) == pytest.approx(70e-6)
-    assert gpu.host_overhead_s(1.0, 10) == 0.0
-    base = HardwareMapper(toy_profile, calibration=toy_calibration)
-    assert base.host_overhead_s(1.0, 10) == pytest.approx(100e-6)
+    terms = gpu.whole_model_terms
+    assert terms.host is not None
+    assert terms.host.call_s("relu", {"numel": 8}, "fp32") == pytest.approx(1e-5)
+    assert terms.eager_log_error == 0.25
+    # a GPU runs while its host launches on; a plain mapper does one after the other
+    assert gpu.host_and_device_overlap
+    assert not HardwareMapper(toy_profile).host_and_device_overlap
 
 
 def test_default_log_error_comes_from_the_model(toy_profile: HardwareProfile, toy_calibration: Any) -> None:

@@ -23,8 +23,8 @@ def test_shipped_profile_is_sound(hardware: str) -> None:
     assert p.id == hardware
     figures = [*p.peaks.values(), p.bandwidth, *p.measured_peaks.values()]
     assert all(f.value > 0 and math.isfinite(f.value) and f.source for f in figures)
-    assert "fp32" in p.peaks
-    assert 1e10 < p.peak_flops_per_s("fp32") < 1e16
+    assert "fp32" in p.peaks or p.kind == "accelerator"
+    assert all(1e10 < f.value < 1e16 for f in p.peaks.values())
     assert 1e9 < p.bandwidth_bytes_per_s < 1e14
     # what was measured cannot exceed the datasheet, which says how long the machine can take at best
     assert all(f.value <= p.peak_flops_per_s(d) for d, f in p.measured_peaks.items())
@@ -65,7 +65,7 @@ def test_older_names_are_aliases(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("h100-pcie", "h100-sxm"), ("h300-sxm", "h100-sxm"), ("i7-12700", "i7-12700k"), ("", "xeon-16c")]
+    ("name", "near"), [("h100-nvl", "h100-sxm"), ("h300-sxm", "h100-sxm"), ("i7-12700", "i7-12700k"), ("", "xeon-16c")]
 )
 def test_unknown_hardware_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UnknownHardwareError, match="graphs hardware") as caught:

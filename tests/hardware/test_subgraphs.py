@@ -212,13 +212,24 @@ def test_unknown_operations_take_the_named_average(i7: CPUMapper, bare: CPUMappe
     assert (b.source, b.efficiency) == ("default", pytest.approx(0.20))
 
 
+def conv_bn_relu(kernel: int, out: int = 56) -> FusedSubgraph:
+    return FusedSubgraph(0, operation_types=["conv2d", "batchnorm", "relu"], total_flops=4e9, total_input_bytes=1e6,
+                         total_output_bytes=1e6, input_tensors=[tensor(8, 64, 56, 56)],
+                         weight_tensors=[tensor(64, 64, kernel, kernel)],
+                         output_tensors=[tensor(8, 64, out, out)])  # fmt: skip
+
+
 def test_never_measured_conv_on_the_i7_is_the_default_with_the_reason(i7: CPUMapper) -> None:
-    s = FusedSubgraph(0, operation_types=["conv2d", "batchnorm", "relu"], total_flops=4e9, total_input_bytes=1e6,
-                      total_output_bytes=1e6, input_tensors=[tensor(8, 64, 56, 56)],
-                      weight_tensors=[tensor(64, 64, 3, 3)], output_tensors=[tensor(8, 64, 56, 56)])  # fmt: skip
-    a = i7.map_subgraph(s)
+    a = i7.map_subgraph(conv_bn_relu(11))
     assert (a.source, a.efficiency) == ("default", pytest.approx(0.20))
     assert "conv2d" in a.reason
+    assert "kernel 11" in a.reason
+
+
+def test_measured_conv_on_the_i7_is_answered_by_the_subgraph_model(i7: CPUMapper) -> None:
+    a = i7.map_subgraph(conv_bn_relu(3))
+    assert a.source == "model"
+    assert 0.3 < a.efficiency < 1.0
 
 
 def test_policy_error_reaches_subgraphs(toy_profile: HardwareProfile, toy_calibration: HardwareCalibration) -> None:

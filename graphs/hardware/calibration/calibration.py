@@ -15,6 +15,9 @@ from graphs.hardware import assets
 from graphs.hardware.calibration.artifact import HEADER, load_model
 from graphs.hardware.calibration.fitted import Answer, EfficiencyModel
 from graphs.hardware.calibration.points import OperationCalibration, SaturatingCurve, usable_points
+from graphs.hardware.calibration.subgraph_model import HEADER as SUBGRAPH_HEADER
+from graphs.hardware.calibration.subgraph_model import SubgraphModel, load_subgraphs
+from graphs.hardware.calibration.subgraph_operators import fill
 from graphs.hardware.profile import HardwareProfile, load_profile
 from graphs.hardware.roofline import DEFAULT_EFFICIENCY, Roofline
 from graphs.ops.batch import OperatorGroup
@@ -46,6 +49,8 @@ class HardwareCalibration:
         Measured points (hardware calibrated by a table).
     curves : dict of (kind, dtype) to SaturatingCurve
     model : EfficiencyModel or None
+    subgraphs : SubgraphModel or None
+        Answers fused subgraphs, and single operators that nothing above answers.
     """
 
     metadata: CalibrationMetadata
@@ -53,6 +58,7 @@ class HardwareCalibration:
     operations: tuple[OperationCalibration, ...] = ()
     curves: dict[tuple[str, str], SaturatingCurve] = field(default_factory=dict)
     model: EfficiencyModel | None = None
+    subgraphs: SubgraphModel | None = None
 
     @property
     def theoretical_bandwidth_gbps(self) -> float:
@@ -112,11 +118,20 @@ class HardwareCalibration:
             return DEFAULT_EFFICIENCY
         return float(group.flops[0] / (latency * self.profile.peak_flops_per_s(dtype)))
 
-    def answer(self, group: OperatorGroup, extrapolate: bool = False) -> Answer:
-        """Return what this calibration says of calls of one kind (see `Answer`)."""
+    def answer(self, group: OperatorGroup, extrapolate: bool = False, thermal: str = "") -> Answer:
+        """Return what this calibration says of calls of one kind (see `Answer`).
+
+        Operators measured as such come first; what they leave open is asked of the model of subgraphs.
+        """
         if self.model is not None:
-            return self.model.answer(group, extrapolate)
-        return self._answer_from_points(group, extrapolate)
+            out = self.model.answer(group, extrapolate)
+        else:
+            out = self._answer_from_points(group, extrapolate)
+        if self.subgraphs is not None:
+            kind = group.kind.name
+            measured = any(k in (kind, _PROXIES.get(kind)) for k, _ in self.curves)
+            fill(self.subgraphs, group, out, thermal, extrapolate, measured)
+        return out
 
     def _answer_from_points(self, group: OperatorGroup, extrapolate: bool) -> Answer:
         name = group.kind.name
@@ -190,14 +205,19 @@ def _of_model(folder: Path) -> HardwareCalibration:
 
 
 def _of_profile(profile: HardwareProfile, origin: Path | None) -> HardwareCalibration:
-    if profile.model is None:
-        return _build(profile, None)
-    # The pointer is relative to the folder that holds profiles/, or to the shipped assets.
-    candidates = [origin.resolve().parent.parent / profile.model] if origin and origin.is_file() else []
-    shipped = assets.find_asset(profile.model)
+    folder = _folder(profile.model, HEADER, origin)
+    model = None if folder is None else _load_cached(folder, (folder / HEADER).stat().st_mtime_ns)
+    return _build(profile, model, origin)
+
+
+def _folder(pointer: str | None, header: str, origin: Path | None) -> Path | None:
+    """Return where a profile's pointer leads: beside its own folder first, then among the shipped assets."""
+    if pointer is None:
+        return None
+    candidates = [origin.resolve().parent.parent / pointer] if origin and origin.is_file() else []
+    shipped = assets.find_asset(pointer)
     candidates += [shipped] if shipped else []
-    folder = next((c for c in candidates if (c / HEADER).is_file()), None)
-    return _build(profile, None if folder is None else _load_cached(folder, (folder / HEADER).stat().st_mtime_ns))
+    return next((c for c in candidates if (c / header).is_file()), None)
 
 
 @functools.lru_cache(maxsize=8)
@@ -205,7 +225,27 @@ def _load_cached(folder: Path, _changed: int) -> EfficiencyModel:
     return load_model(folder)
 
 
-def _build(profile: HardwareProfile, model: EfficiencyModel | None) -> HardwareCalibration:
+@functools.lru_cache(maxsize=8)
+def _load_subgraphs_cached(folder: Path, _changed: int) -> SubgraphModel:
+    return load_subgraphs(folder)
+
+
+def _subgraphs(profile: HardwareProfile, origin: Path | None) -> SubgraphModel | None:
+    folder = _folder(profile.subgraph_model, SUBGRAPH_HEADER, origin)
+    if folder is None:
+        return None
+    model = _load_subgraphs_cached(folder, (folder / SUBGRAPH_HEADER).stat().st_mtime_ns)
+    if model.hardware != profile.id:
+        raise ModelFileError(
+            "the subgraph model belongs to other hardware",
+            received=model.hardware,
+            allowed=profile.id,
+            next_step="correct the profile's pointer to its subgraph model",
+        )
+    return model
+
+
+def _build(profile: HardwareProfile, model: EfficiencyModel | None, origin: Path | None = None) -> HardwareCalibration:
     if model is not None and model.hardware != profile.id:
         raise ModelFileError(
             "the fitted model belongs to other hardware",
@@ -229,4 +269,5 @@ def _build(profile: HardwareProfile, model: EfficiencyModel | None) -> HardwareC
         operations=tuple(points),
         curves={key: SaturatingCurve.fit(some) for key, some in by_kind.items()},
         model=model,
+        subgraphs=_subgraphs(profile, origin),
     )

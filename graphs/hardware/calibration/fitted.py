@@ -150,12 +150,16 @@ class EfficiencyModel:
         chosen = group if inside.all() else take(group, inside)
         names, x = features.build(chosen, self.machine)
         if tuple(names) != family.feature_names:
-            raise SchemaVersionError(
-                f"the fitted model of {self.hardware} was made with other features of family '{family.family}'",
-                received=", ".join(sorted(set(family.feature_names) ^ set(names))) or "another order",
-                allowed="those of this package",
-                next_step="fit it again with `graphs train`",
-            )
+            missing = sorted(set(family.feature_names) - set(names))
+            if missing:
+                raise SchemaVersionError(
+                    f"the fitted model of {self.hardware} was made with other features of family '{family.family}'",
+                    received=", ".join(missing),
+                    allowed="those of this package",
+                    next_step="fit it again with `graphs train`",
+                )
+            # columns that were added since it was fitted are left out; one that changes meaning changes the version
+            x = x[:, [names.index(name) for name in family.feature_names]]
         ratio, spread = family.log_ratio(x)
         scale = family.t0_s + self.machine.attainable_s(chosen.flops, chosen.bytes, effective_dtype(chosen))
         half = family.interval.half_width(spread)

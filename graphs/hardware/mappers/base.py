@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from graphs.errors import ModelFileError, OutOfDomainError, ProfileError
 from graphs.hardware.calibration.calibration import HardwareCalibration
 from graphs.hardware.calibration.fitted import Answer
-from graphs.hardware.mappers import subgraphs
+from graphs.hardware.mappers import modelled, subgraphs
 from graphs.hardware.mappers.allocation import GraphHardwareAllocation, HardwareAllocation
 from graphs.hardware.profile import HardwareProfile
 from graphs.hardware.roofline import DEFAULT_EFFICIENCY, Roofline
 from graphs.ops.batch import OperatorGroup
 from graphs.subgraph import FusedSubgraph, Precision
+from graphs.whole_model import WholeModelTerms
 
 Policy = Literal["default", "extrapolate", "error"]
 POLICIES: tuple[Policy, ...] = ("default", "extrapolate", "error")
@@ -82,6 +83,8 @@ class HardwareMapper:
     default_efficiency: float = DEFAULT_EFFICIENCY
     #: Kinds of hardware that this mapper is for.
     kinds: tuple[str, ...] = ("gpu", "cpu", "accelerator")
+    #: Whether launching runs ahead of the device; where both are one machine their times add up.
+    host_and_device_overlap: bool = False
 
     def __init__(
         self,
@@ -97,13 +100,6 @@ class HardwareMapper:
                 allowed=", ".join(self.kinds),
                 next_step=f"use graphs.create_mapper('{resource_model.id}')",
             )
-        if thermal_profile is not None:
-            raise ProfileError(
-                f"hardware '{resource_model.id}' has no thermal profiles",
-                received=thermal_profile,
-                allowed="none",
-                next_step="leave thermal_profile out",
-            )
         if out_of_domain not in POLICIES:
             raise ProfileError(
                 "unknown policy outside the domain",
@@ -111,8 +107,8 @@ class HardwareMapper:
                 allowed=", ".join(POLICIES),
                 next_step="choose one of these",
             )
-        self.resource_model = resource_model
-        self.thermal_profile = thermal_profile
+        self.resource_model = resource_model.at(thermal_profile)
+        self.thermal_profile = self.resource_model.default_thermal_profile or None
         self.calibration = calibration
         self.out_of_domain: Policy = out_of_domain
 
@@ -159,7 +155,9 @@ class HardwareMapper:
         if self.calibration is None:
             answer = Answer.none(len(group), f"no calibration of {profile.id} is loaded")
         else:
-            answer = self.calibration.answer(group, extrapolate=self.out_of_domain == "extrapolate")
+            answer = self.calibration.answer(
+                group, extrapolate=self.out_of_domain == "extrapolate", thermal=self.thermal_profile or ""
+            )
         unanswered = np.isnan(answer.latency_s)
         if self.out_of_domain == "error" and unanswered.any():
             first = int(np.flatnonzero(unanswered)[0])
@@ -204,6 +202,10 @@ class HardwareMapper:
                 for name in OperatorEstimates.__dataclass_fields__
             }
         )
+
+    def map_trace(self, calls: Sequence[tuple[str, Mapping[str, Any], str]]) -> list[modelled.FusedCall | None]:
+        """Price a program subgraph by subgraph (see `modelled.map_trace`); None where a call stands alone."""
+        return modelled.map_trace(self, calls)
 
     def map_subgraph(
         self,
@@ -270,14 +272,10 @@ class HardwareMapper:
         """90 % quantile of |log(measured / default)| on this hardware; NaN if it was never measured."""
         return float("nan") if self.calibration is None else self.calibration.default_log_error
 
-    def host_overhead_s(self, device_s: float, calls: int) -> float | None:
-        """Return what eager execution adds to `device_s` for a number of calls, or None if it was not measured."""
-        per_call = None if self.calibration is None else self.calibration.host_s_per_call
-        return None if per_call is None else self.added_by_host(device_s, per_call * calls)
-
-    def added_by_host(self, device_s: float, host_s: float) -> float:
-        """Return what `host_s` of launching adds to `device_s` of running: all of it where both are one machine."""
-        return host_s
+    @property
+    def whole_model_terms(self) -> WholeModelTerms:
+        """What measured whole models showed on this hardware beyond the sum of operators."""
+        return WholeModelTerms.of(None if self.calibration is None else self.calibration.model)
 
     @staticmethod
     def _row(group: OperatorGroup, i: int) -> str:
@@ -295,8 +293,4 @@ class GPUMapper(HardwareMapper):
     """Maps operators onto a GPU; latencies are device time, without the host's launch overhead."""
 
     kinds = ("gpu",)
-
-    def added_by_host(self, device_s: float, host_s: float) -> float:
-        """Return what remains of `host_s` beyond `device_s`."""
-        # Launching runs ahead of the device: the longer of the two is what the user waits for.
-        return max(0.0, host_s - device_s)
+    host_and_device_overlap = True

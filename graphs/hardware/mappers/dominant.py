@@ -195,7 +195,7 @@ def _from_totals(s: FusedSubgraph, operation: OperationType, itemsize: int) -> C
     if w:
         n = w / k
         m, bias = y / n, False
-        if operation is _T.LINEAR and not _whole(m, n, k):
+        if operation is _T.LINEAR and not (_whole(m, n, k) and m * k == x):
             n = w / (k + 1)
             m, bias = y / n, True
         found = _whole(m, n, k) and m * k == x

@@ -8,6 +8,7 @@ from typing import Any
 from graphs.errors import ProfileError
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
 from graphs.hardware.catalogue import FAMILIES, catalogue, resolve
+from graphs.hardware.detect import this_hardware
 from graphs.hardware.mappers.accelerators import classes
 from graphs.hardware.mappers.base import CPUMapper, GPUMapper, HardwareMapper, Policy
 from graphs.hardware.profile import load_profile
@@ -31,7 +32,7 @@ def create_mapper(
     Parameters
     ----------
     hardware : str
-        Id, alias, or path of a profile; ``ID@PROFILE`` names a thermal profile.
+        Id, alias, or path of a profile; ``ID@PROFILE`` names a thermal profile; ``auto`` is this machine.
     calibration : optional
         None for the shipped one, False for none (the 20 % default answers), a path (profile or fitted model), or a
         loaded calibration.
@@ -45,6 +46,8 @@ def create_mapper(
     if "@" in hardware:
         hardware, named = hardware.split("@", 1)
         thermal_profile = named if thermal_profile is None else thermal_profile
+    if hardware == "auto":
+        hardware = this_hardware()
     hardware = resolve(hardware)
     profile = load_profile(hardware)
     if calibration is False:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graphs import ops
 from graphs.errors import OperatorParameterError, OutOfDomainError
+from graphs.hardware.mappers import modelled
 from graphs.hardware.mappers.allocation import BottleneckType, GraphHardwareAllocation, HardwareAllocation
 from graphs.hardware.mappers.dominant import Dominant, dominant
 from graphs.subgraph import Call, FusedSubgraph, OperationType, Precision, as_precision
@@ -49,7 +50,9 @@ def map_subgraph(
     _positive("execution_stage", execution_stage, low=0)
     precision = as_precision(precision)
     dtype = precision.dtype
-    price = _by_operators(mapper, subgraph, dtype) if subgraph.operators else _by_totals(mapper, subgraph, dtype)
+    price = _by_model(mapper, subgraph, dtype) if subgraph.operators else None
+    if price is None:
+        price = _by_operators(mapper, subgraph, dtype) if subgraph.operators else _by_totals(mapper, subgraph, dtype)
 
     profile = mapper.resource_model
     threads = subgraph.parallelism.total_threads if subgraph.parallelism else None
@@ -129,6 +132,36 @@ def map_graph(
         model_precision=precision,
         subgraph_allocations=allocations,
         naive_latency=flops / mapper.resource_model.peak_flops_per_s(precision.dtype) if flops else 0.0,
+    )
+
+
+def _by_model(mapper: HardwareMapper, subgraph: FusedSubgraph, dtype: str) -> _Price | None:
+    """Price a subgraph of several operators by the model of whole subgraphs, where there is one and it answers.
+
+    A single operator is left to its own calibration, which asks that model last.
+    """
+    if len(subgraph.operators) < 2:
+        return None
+    nodes = max(len(subgraph.node_names), len(subgraph.operators))
+    found = modelled.ask(mapper, [(subgraph.operators, nodes)], dtype)
+    if found is None or np.isnan(found.latency_s[0]):
+        return None
+    flops, nbytes = subgraph.cost(dtype)
+    profile = mapper.resource_model
+    latency = float(found.latency_s[0])
+    compute = flops / (profile.peak_flops_per_s(dtype) * mapper.default_efficiency) if flops else 0.0
+    memory = nbytes / _bandwidth(mapper)
+    # the larger side is what limits it, and takes the latency; neither takes longer
+    limited = compute >= memory
+    return _Price(
+        flops=float(flops),
+        nbytes=float(nbytes),
+        compute_s=latency if limited else min(compute, latency),
+        memory_s=min(memory, latency) if limited else latency,
+        latency_s=latency,
+        source="model",
+        reason=str(found.reason[0]) or f"inside the measured range of subgraphs on {profile.id}",
+        interval_s=(float(found.low_s[0]), float(found.high_s[0])),
     )
 
 

@@ -16,6 +16,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("sdpa", "sdpa_mask")
@@ -65,6 +66,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         log2(group.flops / machine.peak_flops_per_s(fused_dtype))
         - log2(machine.attainable_s(group.flops, group.bytes, group.dtype)),
     )
+    add_processor(c, group, machine, b * h * s * d * group.itemsize, b * h * s * d, b * h * ceil_div(s, 32))
     return c.result()
 
 
@@ -90,6 +92,7 @@ def build_decode(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arr
     copied = np.where(unfused, 2 * b * h * skv * d * group.itemsize, 0.0)
     c.log("copied_us", 0.1 + 1e6 * copied / machine.bandwidth_bytes_per_s)
     c.add("lg_copied_over_l2", np.where(unfused, log2(copied / machine.l2_bytes), 0.0))
+    add_processor(c, group, machine, b * hkv * skv * d * group.itemsize, b * hkv * skv * d, b * h)
     return c.result()
 
 

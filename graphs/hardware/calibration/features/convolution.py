@@ -18,6 +18,7 @@ from graphs.hardware.calibration.features.columns import (
 )  # fmt: skip
 from graphs.hardware.calibration.features.gemm import add_problem
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("conv2d", "conv1d", "conv_transpose2d")
@@ -104,6 +105,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.log("k_steps_padded", steps)
     c.add("lg_padded_work", log2(steps * 64 / group.itemsize / (cg * g.kh * g.kw)) + log2(ceil_div(og, 64) * 64 / og))
     c.add("wide_image", (g.wo >= 64).astype(float))
+    add_processor(c, group, machine, np.maximum(g.outputs, g.inputs) * group.itemsize, g.outputs)
     return c.result()
 
 
@@ -139,6 +141,7 @@ def build_depthwise(group: OperatorGroup, machine: Machine) -> tuple[list[str], 
     c.add("last_c_align", np.where(last, alignment(g.c, 64), 0.0))
     c.add("taps_per_byte", log2(g.kh * g.kw / group.itemsize))
     c.log("row_bytes", np.where(last, g.c, g.wo) * group.itemsize)
+    add_processor(c, group, machine, np.maximum(g.outputs, g.inputs) * group.itemsize, g.outputs)
     return c.result()
 
 

@@ -16,6 +16,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 from graphs.ops.dtypes import ITEMSIZE
 
@@ -43,6 +44,7 @@ def build_unary(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arra
     c.add("lg_in_over_out", log2(group.itemsize / out_size))
     transcendental = group.kind.name in ("gelu", "silu", "sigmoid", "tanh", "exp", "rsqrt", "cos", "erf")
     c.add("transcendental", float(transcendental))
+    add_processor(c, group, machine, numel * out_size, numel)
     return c.result()
 
 
@@ -72,6 +74,7 @@ def build_binary(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arr
     c.add("inner_align", alignment(inner, 64))
     c.add("lg_bytes_over_elements", log2(group.bytes / (numel * group.itemsize)))
     c.add("channels_last", last)
+    add_processor(c, group, machine, numel * group.itemsize, numel)
     return c.result()
 
 

@@ -15,6 +15,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("linear", "matmul", "addmm", "bmm")
@@ -37,6 +38,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.add("operand_align", np.minimum(alignment(weight_row * group.itemsize, 16), alignment(k * group.itemsize, 16)))
     c.add("output_align", alignment(n * group.itemsize, 16))
     c.add("tma_ok", ((weight_row * group.itemsize) % 16 == 0) & ((k * group.itemsize) % 16 == 0))
+    add_processor(c, group, machine, b * m * n * group.itemsize, b * m * n)
     return c.result()
 
 

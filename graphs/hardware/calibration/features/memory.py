@@ -19,6 +19,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = (
@@ -60,6 +61,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         waves, busy = fill(ceil_div(numel, per_block), 8.0 * machine.units)
         c.add(f"lg_waves_{per_block}", waves)
         c.add(f"busy_{per_block}", np.where(waves > 5, 1.0, busy))
+    add_processor(c, group, machine, numel * size, numel)
     return c.result()
 
 

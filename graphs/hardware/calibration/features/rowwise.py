@@ -6,6 +6,7 @@ import numpy as np
 
 from graphs.hardware.calibration.features.columns import Array, Columns, add_common, alignment, ceil_div, fill, log2
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("softmax", "layernorm", "rmsnorm", "sum", "mean", "cumsum")
@@ -42,7 +43,17 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     unit_waves, unit_busy = fill(row_blocks, machine.units)
     c.add("lg_blocks_per_unit", unit_waves)
     c.add("unit_busy", np.where(unit_waves > 5, 1.0, unit_busy))
+    _add_processor(c, group, machine, rows, cols)
     return c.result()
+
+
+def _add_processor(c: Columns, group: OperatorGroup, machine: Machine, rows: Array, cols: Array) -> None:
+    if group.kind.name in ("sum", "mean"):  # may split a row, and allocate next to nothing
+        add_processor(c, group, machine, rows * group.itemsize, rows * cols)
+        return
+    # the composite norm keeps single-precision intermediates of the input's size
+    wide = np.maximum(group.itemsize, 4.0) if group.kind.name == "rmsnorm" else group.itemsize
+    add_processor(c, group, machine, rows * cols * wide, rows * cols, rows)
 
 
 def _kernel(

@@ -16,6 +16,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
+from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("batchnorm", "groupnorm", "maxpool2d", "avgpool2d", "adaptive_avgpool2d", "upsample2d")
@@ -67,4 +68,5 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     waves, busy = fill(planes, 4.0 * machine.units)
     c.add("planes_busy", np.where(waves > 5, 1.0, busy))
     c.add("plane_pad_512", plane / (ceil_div(plane, 512) * 512))
+    add_processor(c, group, machine, outputs * group.itemsize, np.maximum(outputs, planes * plane))
     return c.result()

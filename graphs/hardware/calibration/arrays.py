@@ -1,0 +1,60 @@
+"""Named arrays as one blob of bytes: written the same for the same arrays, read without running code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphs.errors import ModelFileError
+
+#: What numpy, zipfile and zlib raise on bytes that are no archive of plain arrays.
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def pack(arrays: dict[str, NDArray[Any]]) -> tuple[bytes, str]:
+    """Return a compressed ``.npz`` in fixed order with fixed time stamps, and its SHA-256."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
+            info = zipfile.ZipInfo(name + ".npy", date_time=(2000, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, member.getvalue())
+    blob = stream.getvalue()
+    return blob, hashlib.sha256(blob).hexdigest()
+
+
+def unpack(blob: bytes, digest: str, origin: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a blob.
+
+    Raises
+    ------
+    ModelFileError
+        If the blob is not the one with this digest, or holds anything but finite numbers.
+    """
+    again = "restore the folder, or fit the model again"
+    found = hashlib.sha256(blob).hexdigest()
+    if found != digest:
+        raise ModelFileError(
+            f"the arrays of '{origin}' are damaged", received=f"sha256 {found[:12]}...",
+            allowed=f"sha256 {str(digest)[:12]}...", next_step=again,
+        )  # fmt: skip
+    try:
+        with np.load(io.BytesIO(blob), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except _UNREADABLE as error:
+        raise ModelFileError(f"'{origin}' does not hold plain arrays ({error})", next_step=again) from error
+    for name, value in arrays.items():
+        if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+            raise ModelFileError(
+                f"array '{name}' of '{origin}' is not usable", received=str(value.dtype), allowed="finite numbers",
+                next_step=again,
+            )  # fmt: skip
+    return arrays

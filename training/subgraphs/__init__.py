@@ -1,0 +1,1 @@
+"""Efficiency models of fused subgraphs, fitted on the public measurements of branes-ai/graphs."""
