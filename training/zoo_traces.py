@@ -13,6 +13,7 @@ from typing import Any
 
 from graphs.errors import TracingError
 from graphs.tracing import Trace, family
+from graphs.tracing.compat import ready_torchvision
 from graphs.tracing.frontends import load_model
 from graphs.tracing.library import default_folder
 
@@ -26,12 +27,13 @@ LANGUAGE = {
     "bert-base": (128, 384, 512), "bert-large": (128, 384, 512), "distilbert": (128, 384), "roberta-base": (128, 384),
     "gpt2": (128, 512, 1024), "gpt2-medium": (128, 512, 1024), "gpt2-large": (128, 512, 1024),
     "opt-125m": (128, 512, 2048), "opt-350m": (128, 512, 2048), "opt-1.3b": (128, 512, 1024, 2048),
-    "tinyllama-1.1b": (128, 512, 1024, 2048), "llama-7b-8layers": (128, 512, 1024, 2048),
+    "tinyllama-1.1b": (128, 512, 1024, 2048), "llama-7b-8layers": (128, 512, 1024, 2048), "llama-7b": (128, 512, 2048),
 }  # fmt: skip
 
 
 def specs(only: Iterable[str] = ()) -> Iterator[str]:
     """Yield what to trace: all of torchvision's classification models, then the language models."""
+    ready_torchvision()
     from torchvision import models
 
     wanted = set(only)

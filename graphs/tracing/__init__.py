@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graphs.errors import MissingExtraError
+from graphs.tracing.memory import Memory, memory
 from graphs.tracing.trace import Trace, TracedOperator
 
 if TYPE_CHECKING:
@@ -12,12 +13,15 @@ if TYPE_CHECKING:
 
     from graphs.tracing.tracer import Inputs
 
-__all__ = ["Trace", "TracedOperator", "trace"]
+__all__ = ["Memory", "Trace", "TracedOperator", "memory", "trace"]
 
 
 # Defined after the import of the module of the same name, so that the package's attribute is the function.
-def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, name: str | None = None) -> Trace:
-    """Trace the forward pass of `module` without running it; see `graphs.tracing.tracer.trace`.
+def trace(
+    module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, name: str | None = None,
+    training: bool = False, optimizer: str | None = None,
+) -> Trace:  # fmt: skip
+    """Trace the forward pass of `module`, or a training step, without running it; see `graphs.tracing.tracer.trace`.
 
     Raises
     ------
@@ -36,4 +40,4 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
             allowed="saved traces, read with graphs.tracing.Trace.load",
             next_step="pip install 'graphs[trace]'",
         ) from error
-    return run(module, inputs, dtype=dtype, name=name)
+    return run(module, inputs, dtype=dtype, name=name, training=training, optimizer=optimizer)

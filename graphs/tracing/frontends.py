@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphs.errors import MissingExtraError, TracingError, nearest
+from graphs.tracing.compat import ready_torchvision
 from graphs.tracing.trace import Trace
 
-FORMS = "torchvision:NAME, hf:NAME-sSEQ, hf:CONFIG.json, module:pkg.mod:callable, or a trace (.json, .json.gz)"
+FORMS = (
+    "torchvision:NAME, hf:NAME-sSEQ, hf:CONFIG.json, module:pkg.mod:callable, an ONNX file (.onnx), "
+    "or a trace (.json, .json.gz)"
+)
 
 #: Side of the square input images, where it is not 224.
 IMAGE_SIDE = {"inception_v3": 299}
@@ -54,6 +59,8 @@ def load_model(spec: str, *, sequence: int | None = None) -> Model:
     if spec.endswith((".json", ".json.gz")) and kind != "hf":
         trace = Trace.load(spec)
         return Model(lambda: trace, lambda batch: None, trace.name)
+    if spec.endswith(".onnx"):
+        return Model(lambda: _onnx(spec, None, None), lambda batch: None, Path(spec).stem)
     loaders = {"torchvision": _torchvision, "hf": lambda name: _language(name, sequence), "module": _module}
     if kind not in loaders or not rest:
         raise TracingError("a model is named in a form that is not known", received=spec, allowed=FORMS,
@@ -61,24 +68,64 @@ def load_model(spec: str, *, sequence: int | None = None) -> Model:
     return loaders[kind](rest)
 
 
-def trace_model(spec: str, batch: int, dtype: str | None = None, *, sequence: int | None = None) -> Trace:
+def trace_model(
+    spec: str, batch: int, dtype: str | None = None, *, sequence: int | None = None, training: bool = False,
+    optimizer: str | None = None,
+) -> Trace:  # fmt: skip
     """Resolve a model by name and trace it, or read its trace.
+
+    Forward passes of the models in `graphs.tracing.library` are read from there, which needs no torch; a note says so.
 
     Raises
     ------
     TracingError
-        If a saved trace is of another batch or dtype, and as `load_model` and `graphs.tracing.trace`.
+        If a saved trace is of another batch or dtype, or no training step where one is asked for, and as `load_model`
+        and `graphs.tracing.trace`.
     """
+    if spec.endswith(".onnx") and not training:
+        return _onnx(spec, batch or None, dtype)
+    if not training and (stored := _stored(spec, batch, dtype, sequence)) is not None:
+        return stored
     model = load_model(spec, sequence=sequence)
     made = model.factory()
     if isinstance(made, Trace):
+        if training and not made.training:
+            raise TracingError("this holds a forward pass only", received=spec,
+                               allowed="a module, or a saved training step",
+                               next_step="trace the module with training=True")  # fmt: skip
         if batch and made.batch and batch != made.batch:
             raise TracingError("a saved trace is of one batch", received=batch, allowed=made.batch,
                                next_step="trace the model again with that batch")  # fmt: skip
         return made.with_dtype(dtype) if dtype else made
     from graphs.tracing.tracer import trace
 
-    return trace(made, model.make_inputs(batch), dtype=dtype, name=model.name)
+    inputs = model.make_inputs(batch)
+    return trace(made, inputs, dtype=dtype, name=model.name, training=training, optimizer=optimizer)
+
+
+def _onnx(spec: str, batch: int | None, dtype: str | None) -> Trace:
+    from graphs.tracing.onnx_graph import trace_onnx
+
+    return trace_onnx(spec, batch=batch, dtype=dtype)
+
+
+def _stored(spec: str, batch: int, dtype: str | None, sequence: int | None) -> Trace | None:
+    """Return the stored trace of a library's model, if there is one."""
+    from graphs.tracing import language, library
+
+    kind, _, name = spec.partition(":")
+    if kind == "hf":
+        base, tokens = language.split_name(name, sequence or 128)
+        name = f"{base}-s{tokens}" if base in language.MODELS else ""
+    elif kind != "torchvision":
+        return None
+    if not name or name not in library.names():
+        return None
+    try:
+        found = library.load_trace(name, batch, dtype or "fp32")
+    except library.UnknownTraceError:
+        return None
+    return replace(found, notes=(*found.notes, f"read from the stored trace of {name}, made with torch {found.torch}"))
 
 
 def _torch() -> Any:
@@ -98,13 +145,14 @@ def _torchvision(name: str) -> Model:
         return torch.empty(batch, 3, side, side, device="meta")
 
     try:
+        ready_torchvision()
         from torchvision import models
     except (ImportError, RuntimeError) as error:
         # RuntimeError: built for another torch.
         from graphs.tracing import zoo
 
         if name in zoo.MODELS:
-            return Model(lambda: _on_meta(zoo.MODELS[name]).eval(), images, name)
+            return Model(lambda: on_meta(zoo.MODELS[name]).eval(), images, name)
         raise MissingExtraError(
             "this model is built by torchvision, which is not usable here", received=f"{name} ({error})",
             allowed=", ".join(zoo.MODELS) + " without it", next_step="pip install 'graphs[models]'",
@@ -113,10 +161,10 @@ def _torchvision(name: str) -> Model:
     if name not in known:
         raise TracingError("torchvision has no classification model of this name", received=name,
                            allowed=nearest(name, known), next_step="name one of these")  # fmt: skip
-    return Model(lambda: _on_meta(lambda: models.get_model(name)).eval(), images, name)
+    return Model(lambda: on_meta(lambda: models.get_model(name)).eval(), images, name)
 
 
-def _on_meta(factory: Callable[[], Any]) -> Any:
+def on_meta(factory: Callable[[], Any]) -> Any:
     """Build a module without allocating its weights, or with them where its constructor reads values."""
     torch = _torch()
     try:
@@ -132,10 +180,20 @@ def _language(name: str, sequence: int | None) -> Model:
     torch = _torch()
     base, tokens = language.split_name(name, sequence or 128)
 
-    def ids(batch: int) -> Any:
-        return {"input_ids": torch.empty(batch, tokens, dtype=torch.int64, device="meta")}
+    if base in language.MODELS:
 
-    return Model(lambda: language.build(base), ids, f"{base if base in language.MODELS else Path(base).stem}-s{tokens}")
+        def ids(batch: int) -> Any:
+            return {"input_ids": torch.empty(batch, tokens, dtype=torch.int64, device="meta")}
+
+        return Model(lambda: language.build(base), ids, f"{base}-s{tokens}")
+    made: list[Any] = []
+
+    def factory() -> Any:
+        if not made:
+            made.append(language.build(base))
+        return made[0]
+
+    return Model(factory, lambda batch: language.inputs(factory(), batch, tokens), f"{Path(base).stem}-s{tokens}")
 
 
 def _module(path: str) -> Model:
@@ -156,7 +214,13 @@ def _module(path: str) -> Model:
 
     def parts() -> list[Any]:
         if not made:
-            result = factory()
+            try:
+                result = factory()
+            except Exception as error:
+                # What a user's function raises is its own; the chained traceback shows where.
+                raise TracingError("the factory of a model failed", received=f"{path}: {type(error).__name__}: {error}",
+                                   allowed="a callable without arguments that returns a torch.nn.Module",
+                                   next_step="call it in Python to see where") from error  # fmt: skip
             made.extend(result if isinstance(result, tuple) else (result, None))
         return made
 
@@ -170,4 +234,12 @@ def _module(path: str) -> Model:
                                next_step="return both, or give the module an attribute 'example_inputs'")  # fmt: skip
         return given(batch) if callable(given) and not hasattr(given, "shape") else given
 
-    return Model(lambda: parts()[0], inputs, attribute)
+    def module() -> Any:
+        found = parts()[0]
+        if not isinstance(found, _torch().nn.Module):
+            raise TracingError("the factory returns no module", received=f"{path} returns {type(found).__name__}",
+                               allowed="a torch.nn.Module, (module, inputs) or (module, batch -> inputs)",
+                               next_step="return the module itself")  # fmt: skip
+        return found
+
+    return Model(module, inputs, attribute)

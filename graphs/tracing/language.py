@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphs.errors import MissingExtraError, TracingError, nearest
+from graphs.tracing.compat import ready_torchvision
 
 
 class Language(NamedTuple):
@@ -83,6 +84,9 @@ def build(name: str) -> Any:
     """
     try:
         import torch
+
+        # transformers imports it where it is installed.
+        ready_torchvision()
         import transformers
     except ImportError as error:
         raise MissingExtraError(
@@ -96,6 +100,8 @@ def build(name: str) -> Any:
     elif Path(name).is_file() or Path(name, "config.json").is_file():
         path = Path(name) if Path(name).is_file() else Path(name, "config.json")
         config, factory = _from_json(transformers, path)
+    elif name.endswith(".json"):
+        raise TracingError("there is no such file", received=name, allowed="the path of a transformers config.json")
     else:
         raise TracingError("unknown language model", received=name, allowed=nearest(name, MODELS),
                            next_step="name one of these, or give the path of a transformers config.json")  # fmt: skip
@@ -124,3 +130,38 @@ def _from_json(transformers: Any, path: Path) -> tuple[Any, Any]:
         return transformers.AutoModel.from_config(config)
 
     return config, automatic
+
+
+def inputs(model: Any, batch: int, tokens: int) -> dict[str, Any]:
+    """Return inputs of what the model's class takes: token ids, images, waves or spectra, and a decoder's ids.
+
+    Parameters
+    ----------
+    model : transformers model
+        Its configuration says how large an image or a spectrum is; 224 and 3000 frames where it does not.
+    batch, tokens : int
+        Tokens also of the decoder's input; waves are of 5 s at 16 kHz.
+    """
+    import torch
+
+    def empty(*shape: int, dtype: Any = torch.float32) -> Any:
+        return torch.empty(batch, *shape, dtype=dtype, device="meta")
+
+    config, main = model.config, model.main_input_name
+    side = getattr(config, "image_size", 224) or 224
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    if main == "pixel_values":
+        found = {main: empty(getattr(config, "num_channels", 3), height, width)}
+    elif main == "input_values":
+        found = {main: empty(80_000)}
+    elif main == "input_features":
+        found = {main: empty(getattr(config, "num_mel_bins", 80), 2 * getattr(config, "max_source_positions", 1500))}
+    elif main == "input_ids":
+        found = {main: empty(tokens, dtype=torch.int64)}
+    else:
+        raise TracingError("this model's inputs cannot be guessed", received=f"{type(model).__name__}: {main}",
+                           allowed="token ids, images, waves, spectra",
+                           next_step="build it in a function of your own: module:pkg.mod:callable")  # fmt: skip
+    if getattr(config, "is_encoder_decoder", False):
+        found["decoder_input_ids"] = empty(tokens, dtype=torch.int64)
+    return found

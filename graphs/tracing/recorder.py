@@ -78,6 +78,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._priced: dict[Any, list[TracedOperator]] = {}
         self._stores: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here, and saying so to the compiler would import it.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -114,7 +119,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _run(self, func: Any, info: _OpInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if info.base in _FUSED:
             schema_bound = {**dict(zip(info.schema, args, strict=False)), **kwargs}
-            return _FUSED[info.base](schema_bound)
+            if (out := _FUSED[info.base](schema_bound)) is not None:
+                return out
         try:
             return func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -132,6 +138,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 next_step="register one with torch.library.register_fake",
             ) from error
 
+    def _assume(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
     def _record(self, info: _OpInfo, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         call = Call(info.aten, _views(args), {k: _views(v) for k, v in kwargs.items()}, _views(out), info.schema)
         # Blocks repeat: the same call is priced once.
@@ -142,6 +152,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not priced:
             # Free: no kernel, but the host spends the time of a view.
             self.views += 1
+        if info.base == "_grouped_mm":
+            self._assume("which expert a token goes to depends on data: an even spread over the experts is assumed")
         path = self.path[-1]
         self.calls += [_at(p, path) for p in priced]
 
@@ -205,9 +217,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _noted(self, where: str, what: str, answer: bool) -> bool:
-        note = f"a check of {what} in '{where}' was answered {answer}"
-        if note not in self.notes:
-            self.notes.append(note)
+        self._assume(f"a check of {what} in '{where}' was answered {answer}")
         return answer
 
     # Memory -----------------------------------------------------------------------------------------------------
@@ -310,11 +320,34 @@ def _multi_head_out(bound: Mapping[str, Any]) -> Any:
 def _batch_norm_out(bound: Mapping[str, Any]) -> Any:
     # As the framework's own shape function, which takes a hundred times as long.
     x = bound["input"]
-    return torch.empty_like(x), x.new_empty((0,)), x.new_empty((0,))
+    saved = (x.shape[1] if bound.get("training", False) else 0,)
+    return torch.empty_like(x), x.new_empty(saved), x.new_empty(saved)
+
+
+def _adaptive_pool_out(bound: Mapping[str, Any]) -> Any:
+    # As for batch norm; None keeps a size.
+    x = bound["self"]
+    sides = [n if n is not None else x.shape[i - 2] for i, n in enumerate(bound["output_size"])]
+    out = x.new_empty((*x.shape[:-2], *(sides if len(sides) == 2 else sides * 2)))
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        out = out.contiguous(memory_format=torch.channels_last)
+    return out
+
+
+def _linear_out(bound: Mapping[str, Any]) -> Any:
+    x, weight = bound["input"], bound["weight"]
+    if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or x.dtype != weight.dtype:
+        # A case of its own, or an error, which the framework words.
+        return None
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 _FUSED: dict[str, Any] = {
+    "linear": _linear_out,
+    "adaptive_avg_pool2d": _adaptive_pool_out,
+    "_adaptive_avg_pool2d": _adaptive_pool_out,
     "_native_batch_norm_legit_no_training": _batch_norm_out,
+    "native_batch_norm": _batch_norm_out,
     _ATTENTION: _attention_out,
     "_native_multi_head_attention": _multi_head_out,
     "_transformer_encoder_layer_fwd": lambda bound: torch.empty_like(bound["src"]),

@@ -14,7 +14,8 @@ import graphs.ops as ops
 from graphs.errors import DtypeError, OperatorParameterError, SchemaVersionError, TracingError, UnknownOperatorError
 
 SCHEMA = "graphs.trace"
-VERSION = 1
+#: 2: buffers, and training steps.
+VERSION = 2
 
 #: exact: the kind was measured as this call; near: the same class of kernel; proxy: the same memory traffic as
 #: another kind; unmodelled: not priced.
@@ -82,8 +83,15 @@ class Trace:
         Version that traced it.
     parameters, parameter_bytes : int
         Of distinct parameters, in the traced dtype; buffers are not parameters.
+    buffer_bytes : int or None
+        Of distinct buffers; None in traces of older versions.
     peak_activation_bytes : int
-        Largest sum of live tensors that the forward pass made, inputs included; 0 where unknown.
+        Largest sum of live tensors that the forward pass made, inputs included; 0 where unknown.  In a training step
+        also what its backward pass makes, gradients included.
+    optimizer_bytes : int
+        State of the optimizer, in a training step with one.
+    training : bool
+        Whether this is a training step: forward, backward, and the optimizer where there is one.
     dispatched, views : int
         Framework calls that ran, and those of them that move no data: both cost host time.
     sequence : tuple of int
@@ -104,6 +112,9 @@ class Trace:
     views: int = 0
     sequence: tuple[int, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    buffer_bytes: int | None = None
+    optimizer_bytes: int = 0
+    training: bool = False
 
     def __len__(self) -> int:
         """Return the number of calls."""
@@ -149,7 +160,9 @@ class Trace:
         """Return plain data; fields at their defaults are left out."""
         out: dict[str, Any] = {"schema": SCHEMA, "version": VERSION}
         for name in _META:
-            if value := getattr(self, name):
+            value = getattr(self, name)
+            # No buffers is a fact, an unknown number of them is not.
+            if value or (name == "buffer_bytes" and value is not None):
                 out[name] = list(value) if isinstance(value, tuple) else value
         out["operators"] = [_operator_to_dict(o) for o in self.operators]
         return out
@@ -307,9 +320,14 @@ def _check(trace: Trace) -> None:
             raise ValueError(f"{o.aten!r} has no operator kind but match {o.match!r}")
     if trace.dtype not in DTYPES:
         raise ValueError(f"dtype {trace.dtype!r}")
-    for name in ("batch", "parameters", "parameter_bytes", "peak_activation_bytes", "dispatched", "views"):
+    for name in ("batch", "parameters", "parameter_bytes", "peak_activation_bytes", "dispatched", "views",
+                 "optimizer_bytes"):  # fmt: skip
         if not isinstance(getattr(trace, name), int) or getattr(trace, name) < 0:
             raise ValueError(f"{name} {getattr(trace, name)!r}")
+    if trace.buffer_bytes is not None and (not isinstance(trace.buffer_bytes, int) or trace.buffer_bytes < 0):
+        raise ValueError(f"buffer_bytes {trace.buffer_bytes!r}")
+    if not isinstance(trace.training, bool):
+        raise ValueError(f"training {trace.training!r}")
     if any(not isinstance(i, int) or not 0 <= i < len(trace.operators) for i in trace.sequence):
         raise ValueError("sequence points outside the operators")
 

@@ -1,4 +1,4 @@
-"""Runs a module on tensors without data and returns the trace of its operator calls."""
+"""Runs a module, or a training step of it, on tensors without data and returns the trace of its operator calls."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphs.errors import DtypeError, GraphsError, TracingError
-from graphs.tracing.compat import library_shims
+from graphs.tracing.compat import fake_mode, library_shims
 from graphs.tracing.recorder import ORIGIN, Recorder
 from graphs.tracing.trace import DTYPES, Trace, merge
+from graphs.tracing.training_step import UNVALIDATED, Step, check_optimizer, update_of
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -20,11 +20,15 @@ _TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "
 _SHORT = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, name: str | None = None) -> Trace:
-    """Trace the forward pass of `module` without running it.
+def trace(
+    module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, name: str | None = None,
+    training: bool = False, optimizer: str | None = None,
+) -> Trace:  # fmt: skip
+    """Trace the forward pass of `module`, or a training step, without running it.
 
     No weight is allocated and nothing is computed: parameters, buffers and inputs are replaced by tensors that have
-    a shape only, for the time of the call.  The module runs under no_grad in its own train or eval state.
+    a shape only, for the time of the call.  The module runs under no_grad in its own train or eval state; in a training
+    step it runs in train state, with gradients.
 
     Parameters
     ----------
@@ -37,6 +41,11 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
         tagged tf32.  None: as given.
     name : str, optional
         Name of the model; the class of the module by default.
+    training : bool
+        Trace forward and backward.  The backward pass starts at the module's loss if its output has one, else at all
+        floating outputs.  No backward operator was measured: such a trace is priced from forward measurements.
+    optimizer : {"sgd", "adamw"}, optional
+        Add a fused update of the parameters that take gradients, to a training step.
 
     Returns
     -------
@@ -45,7 +54,8 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
     Raises
     ------
     TracingError
-        If the module needs values, not only shapes, or fails on these inputs.
+        If the module needs values, not only shapes, or fails on these inputs; for an unknown optimizer, or one
+        without a training step; if nothing takes a gradient.
     DtypeError
         For another dtype.
 
@@ -64,14 +74,22 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
     # A compiled module runs the same operators, fused; what is traced is the module it wraps.
     module = getattr(module, "_orig_mod", module)
     _refuse(module)
+    check_optimizer(optimizer, training)
     target = _TORCH[dtype] if dtype else None
     parameters = list({id(p): p for p in module.parameters()}.values())
     recorder = Recorder(tf32=dtype == "tf32")
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.no_grad(), fake, library_shims(), _without_data(module, target) as count:
-        args, kwargs = _arguments(_as_fakes(inputs, target))
+    gradients = torch.enable_grad() if training else torch.no_grad()
+    with gradients, fake_mode(), library_shims(), _without_data(module, target, training) as held:
+        args, kwargs = _arguments(_as_fakes(inputs, target, training))
         given = sum(t.untyped_storage().nbytes() for t in _leaves((args, kwargs)))
-        _run(module, args, kwargs, recorder)
+        update = None
+        if training:
+            _run(Step(module, recorder), args, kwargs, recorder, module)
+            recorder.notes.append(UNVALIDATED)
+            update = update_of(module, optimizer)
+            recorder.calls += update.calls
+        else:
+            _run(module, args, kwargs, recorder, module)
     operators, sequence = merge(recorder.calls)
     as_given = next((p.dtype for p in parameters if p.dtype in _SHORT), None)
     return Trace(
@@ -81,12 +99,15 @@ def trace(module: torch.nn.Module, inputs: Inputs, *, dtype: str | None = None, 
         dtype=dtype or _SHORT.get(as_given or _first_float((args, kwargs)), "fp32"),
         torch=torch.__version__.split("+")[0],
         parameters=sum(p.numel() for p in parameters),
-        parameter_bytes=count,
+        parameter_bytes=held["_parameters"],
+        buffer_bytes=held["_buffers"],
         peak_activation_bytes=given + recorder.peak_bytes,
         dispatched=recorder.dispatched,
         views=recorder.views,
         sequence=sequence,
         notes=tuple(recorder.notes),
+        optimizer_bytes=update.state_bytes if update is not None else 0,
+        training=training,
     )
 
 
@@ -104,11 +125,14 @@ def _refuse(module: torch.nn.Module) -> None:
         )  # fmt: skip
 
 
-def _run(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], recorder: Recorder) -> None:
+def _run(
+    program: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], recorder: Recorder, module: torch.nn.Module
+) -> None:
+    # Below autograd, operators arrive as the module called them (linear, attention), not taken apart.
+    below = contextlib.nullcontext() if torch.is_grad_enabled() else torch._C._AutoDispatchBelowAutograd()
     try:
-        # Below autograd, operators arrive as the module called them (linear, attention), not taken apart.
-        with _module_paths(module, recorder.path), recorder, torch._C._AutoDispatchBelowAutograd():
-            module(*args, **kwargs)
+        with _module_paths(module, recorder.path), recorder, below:
+            program(*args, **kwargs)
     except GraphsError:
         raise
     except Exception as error:
@@ -123,14 +147,16 @@ def _run(module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
 
 
 @contextlib.contextmanager
-def _without_data(module: torch.nn.Module, target: torch.dtype | None) -> Iterator[int]:
-    """Replace parameters and buffers by tensors without data; yield the bytes of the distinct parameters.
+def _without_data(
+    module: torch.nn.Module, target: torch.dtype | None, training: bool = False
+) -> Iterator[dict[str, int]]:
+    """Replace parameters and buffers by tensors without data; yield the bytes of the distinct ones.
 
     All attributes are put back as they were: a module that keeps tensors between calls must not keep these.
     """
     known: dict[int, Any] = {}
     saved: list[tuple[torch.nn.Module, dict[str, Any]]] = []
-    nbytes = 0
+    nbytes = {"_parameters": 0, "_buffers": 0}
     try:
         for m in module.modules():
             saved.append((m, dict(m.__dict__)))
@@ -139,11 +165,14 @@ def _without_data(module: torch.nn.Module, target: torch.dtype | None) -> Iterat
                 new = type(own)()
                 for key, tensor in own.items():
                     if tensor is not None and id(tensor) not in known:
-                        known[id(tensor)] = replaced = _as_fake(tensor, target, store == "_parameters")
-                        if store == "_parameters":
-                            nbytes += replaced.numel() * replaced.element_size()
+                        known[id(tensor)] = replaced = _as_fake(
+                            tensor, target, store == "_parameters", training and tensor.requires_grad
+                        )
+                        nbytes[store] += replaced.numel() * replaced.element_size()
                     new[key] = None if tensor is None else known[id(tensor)]
                 m.__dict__[store] = new
+            if training:
+                m.__dict__["training"] = True
         yield nbytes
     finally:
         for m, attributes in saved:
@@ -151,22 +180,24 @@ def _without_data(module: torch.nn.Module, target: torch.dtype | None) -> Iterat
             m.__dict__.update(attributes)
 
 
-def _as_fake(tensor: torch.Tensor, target: torch.dtype | None, parameter: bool = False) -> torch.Tensor:
+def _as_fake(
+    tensor: torch.Tensor, target: torch.dtype | None, parameter: bool = False, gradient: bool = False
+) -> torch.Tensor:
     dtype = target if target is not None and tensor.is_floating_point() else tensor.dtype
     out = torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=dtype, device="cpu")
-    out = torch.nn.Parameter(out, requires_grad=False) if parameter else out
+    out = torch.nn.Parameter(out, requires_grad=gradient) if parameter else out
     if out.is_floating_point():
         setattr(out, ORIGIN, "data")
     return out
 
 
-def _as_fakes(value: Any, target: torch.dtype | None) -> Any:
+def _as_fakes(value: Any, target: torch.dtype | None, training: bool = False) -> Any:
     if isinstance(value, torch.Tensor):
-        return _as_fake(value, target)
+        return _as_fake(value, target).requires_grad_(training and value.requires_grad)
     if isinstance(value, Mapping):
-        return {k: _as_fakes(v, target) for k, v in value.items()}
+        return {k: _as_fakes(v, target, training) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_as_fakes(v, target) for v in value]
+        items = [_as_fakes(v, target, training) for v in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 

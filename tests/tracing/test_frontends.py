@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -34,7 +35,10 @@ def without(monkeypatch: pytest.MonkeyPatch):
     return block
 
 
-def test_resnets_are_ours_where_torchvision_is_missing(without) -> None:
+def test_resnets_are_ours_where_torchvision_is_missing(
+    without, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(library.ENVIRONMENT, str(tmp_path))
     without("torchvision")
     t = trace_model("torchvision:resnet18", 4, "bf16")
     assert (t.name, t.batch, t.dtype, t.parameters, len(t)) == ("resnet18", 4, "bf16", 11_689_512, 68)
@@ -144,3 +148,69 @@ def test_stored_traces_are_complete_and_small() -> None:
 def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> None:
     t = library.load_trace(name, 1, "bf16")
     assert (t.parameters, t.parameter_bytes) == (parameters, 2 * parameters)
+
+
+def test_stored_models_need_no_library_and_say_so(without) -> None:
+    without("torch", "torchvision", "transformers")
+    for spec, name in (("torchvision:resnet50", "resnet50"), ("hf:bert-base-s128", "bert-base-s128")):
+        t = trace_model(spec, 4, "tf32")
+        assert (t.name, t.batch, t.dtype) == (name, 4, "tf32")
+        assert any(f"stored trace of {name}" in n for n in t.notes)
+    assert trace_model("hf:bert-base", 4).dtype == "fp32"
+    with pytest.raises(MissingExtraError):
+        trace_model("hf:bert-base", 4, training=True)
+
+
+def test_a_stored_trace_is_that_of_the_module() -> None:
+    from graphs.tracing import zoo
+
+    stored = trace_model("torchvision:resnet18", 3, "bf16")
+    own = trace(zoo.resnet18().eval(), torch.empty(3, 3, 224, 224, device="meta"), dtype="bf16")
+    assert family.same_calls(stored, own)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("return 3", "returns no module.*returns int"),
+        ("return {}, None", "returns no module.*returns dict"),
+        ("raise OSError('no weights')", "factory of a model failed.*no weights"),
+    ],
+)
+def test_factories_that_give_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, problem: str) -> None:
+    name = f"factory_{abs(hash(body))}"
+    (tmp_path / f"{name}.py").write_text(f"def make():\n    {body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TracingError, match=problem):
+        trace_model(f"module:{name}:make", 1)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TracingError, match=r"missing\.json"):
+        trace_model(str(tmp_path / "missing.json"), 1)
+    pytest.importorskip("transformers")
+    with pytest.raises(TracingError, match="no such file"):
+        trace_model(f"hf:{tmp_path / 'missing.json'}", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "shapes"),
+    [
+        ("t5", {"d_model": 64, "d_ff": 128, "num_layers": 1, "num_heads": 4, "d_kv": 16},
+         {"input_ids": (2, 128), "decoder_input_ids": (2, 128)}),
+        ("vit", {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128,
+                 "image_size": 64}, {"pixel_values": (2, 3, 64, 64)}),
+        ("whisper", {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
+                     "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64},
+         {"input_features": (2, 80, 3000), "decoder_input_ids": (2, 128)}),
+    ],
+)  # fmt: skip
+def test_configurations_say_what_their_model_takes(
+    tmp_path: Path, kind: str, settings: dict[str, int], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    pytest.importorskip("transformers")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": kind, **settings}))
+    model = load_model(f"hf:{path}")
+    assert {k: tuple(v.shape) for k, v in model.make_inputs(2).items()} == shapes
+    assert len(trace_model(f"hf:{path}", 2, "bf16")) > 10

@@ -4,6 +4,7 @@ from graphs.tracing.rules.core import RULES, WHOLE, Call, Priced, price
 
 # Imported for their effect: each registers its rules.
 from graphs.tracing.rules import attention, convolution, gemm, memory, pointwise, recurrent, reduction, spatial  # isort: skip
+from graphs.tracing.rules import backward  # isort: skip
 
-__all__ = ["RULES", "WHOLE", "Call", "Priced", "attention", "convolution", "gemm", "memory", "pointwise", "price",
-           "recurrent", "reduction", "spatial"]  # fmt: skip
+__all__ = ["RULES", "WHOLE", "Call", "Priced", "attention", "backward", "convolution", "gemm", "memory", "pointwise",
+           "price", "recurrent", "reduction", "spatial"]  # fmt: skip

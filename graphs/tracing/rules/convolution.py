@@ -22,18 +22,35 @@ def convolution(call: Call) -> list[Priced]:
     notes = [f"dilation {max(dilation)}"] if max(dilation) > 1 else []
     if len(x.shape) == ndim + 1:
         x = View((1, *x.shape), (0, *x.stride), x.dtype, x.itemsize)
+    fmt, first = _layout(x, weight) if ndim == 2 else ("contiguous", [])
+    if not transposed:
+        x, pad = _undilated(x, weight.shape[2:], pad, dilation)
     dtype = x.dtype if x.dtype in ("fp32", "fp16", "bf16") else "fp32"
     if dtype != x.dtype:
         notes.append(f"{x.dtype} convolution")
     has_bias = bias is not None
     if transposed:
-        return _transposed(call, x, weight, stride, pad, output_pad, groups, dtype, notes)
+        return [*first, *_transposed(x, weight, stride, pad, output_pad, groups, dtype, notes, fmt)]
     if ndim == 1:
         return _one(x, weight, has_bias, stride[0], pad[0], groups, dtype, notes)
     if ndim == 3:
         return _three(call, x, weight, has_bias, stride, groups, dtype, notes)
-    fmt, first = _layout(x, weight)
     return [*first, _two(x.shape, weight.shape, has_bias, stride, pad, groups, dtype, fmt, notes)]
+
+
+def _undilated(x: View, kernel: tuple[int, ...], pad: Any, dilation: Any) -> tuple[View, Any]:
+    """Return the input and padding of the convolution without dilation that makes as many outputs of as many taps.
+
+    A dilated kernel reaches (d - 1)(k - 1) further; that much less padding, then input, gives the same size.
+    """
+    if max(dilation) == 1:
+        return x, pad
+    shape, less = list(x.shape), []
+    for i, (k, p, d) in enumerate(zip(kernel, pad, dilation, strict=True)):
+        reach = (d - 1) * (k - 1)
+        less.append(max(0, p - reach // 2))
+        shape[2 + i] += 2 * (p - less[-1]) - reach
+    return View(tuple(shape), x.stride, x.dtype, x.itemsize), tuple(less)
 
 
 def _layout(x: View, weight: View) -> tuple[str, list[Priced]]:
@@ -113,7 +130,7 @@ def _three(
 
 
 def _transposed(
-    call: Call, x: View, weight: View, stride: Any, pad: Any, output_pad: Any, groups: int, dtype: str, notes: list[str]
+    x: View, weight: View, stride: Any, pad: Any, output_pad: Any, groups: int, dtype: str, notes: list[str], fmt: str
 ) -> list[Priced]:
     if len(x.shape) != 4:
         # Each input position meets every tap once: a product of that many multiply-adds.
@@ -130,7 +147,6 @@ def _transposed(
     ):
         if differs:
             notes.append(what)
-    fmt, first = _layout(x, weight)
     image: dict[str, Any] = {"n": n, "c": c, "h": h, "w": w, "o": o, "k": k, "stride": stride[0], "pad": pad[0]}
     image["fmt"] = fmt
-    return [*first, Priced("conv_transpose2d", image, dtype, *both(notes))]
+    return [Priced("conv_transpose2d", image, dtype, *both(notes))]

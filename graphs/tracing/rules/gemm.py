@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from graphs.tracing.layout import View
 from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
@@ -42,8 +43,13 @@ def mergeable(x: View) -> bool:
 @rule("mm", "_int_mm")
 def mm(call: Call) -> list[Priced]:
     x, y = call.args[:2]
-    params = {"m": x.shape[0], "n": y.shape[1], "k": x.shape[1]}
-    return [*made_ready(x), *made_ready(y), _matrix(call, "matmul", params, x, y)]
+    params: dict[str, Any] = {"m": x.shape[0], "n": y.shape[1], "k": x.shape[1]}
+    first = [*made_ready(x), *made_ready(y)]
+    if y.stride[0] == 1 and x.stride[1] == 1 and min(y.shape) > 1:
+        # As in addmm.
+        return [*first, _matrix(call, "linear", {**params, "bias": False}, x, y)]
+    notes = ["a transposed first operand"] if x.stride[0] == 1 and min(x.shape) > 1 else []
+    return [*first, _matrix(call, "matmul", params, x, y, notes)]
 
 
 @rule("addmm", "_addmm_activation")
@@ -76,12 +82,33 @@ def matrix_vector(call: Call) -> list[Priced]:
     return [_matrix(call, "matmul", {"m": m, "n": 1, "k": k}, x, x, ["a product with a vector"])]
 
 
-@rule("_grouped_mm", "_scaled_mm")
-def special(call: Call) -> list[Priced]:
+@rule("_scaled_mm")
+def scaled(call: Call) -> list[Priced]:
     x, y, out = call.args[0], call.args[1], call.result
-    # Every row meets the weights of its group only: the work of one product over all rows.
     params = {"m": out.numel // out.shape[-1], "n": out.shape[-1], "k": x.shape[-1]}
-    return [_matrix(call, "matmul", params, x, y, [f"{call.base} as one product over all rows"])]
+    return [_matrix(call, "matmul", params, x, y, [f"{call.base} as one product"])]
+
+
+@rule("_grouped_mm")
+def grouped(call: Call) -> list[Priced]:
+    """Price the products of a mixture of experts: where the rows go depends on data, so they are spread evenly."""
+    x, y = call.args[:2]
+    if len(x.shape) == 2 and len(y.shape) == 3:
+        # Rows are in groups; with fewer rows than groups the others are idle.
+        groups = max(1, min(y.shape[0], x.shape[0]))
+        params = {"b": groups, "m": -(-x.shape[0] // groups), "n": y.shape[2], "k": x.shape[1]}
+    elif len(x.shape) == 3 and len(y.shape) == 2:
+        groups = max(1, min(x.shape[0], y.shape[1]))
+        params = {"b": groups, "m": x.shape[1], "n": -(-y.shape[1] // groups), "k": x.shape[2]}
+    elif len(x.shape) == 2:
+        # What is summed over is in groups: gradients of the weights.
+        groups = max(1, min(call.result.shape[0], x.shape[1]))
+        params = {"b": groups, "m": x.shape[0], "n": y.shape[1], "k": -(-x.shape[1] // groups)}
+    else:
+        params = {"b": x.shape[0], "m": x.shape[1], "n": y.shape[2], "k": x.shape[2]}
+    if not all(params.values()):
+        return []
+    return [_matrix(call, "bmm", params, x, y, ["rows spread evenly over the groups, as a batch of products"])]
 
 
 @rule("_trilinear", whole=True)
