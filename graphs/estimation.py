@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,107 +10,27 @@ import numpy as np
 
 from graphs import ops
 from graphs.errors import GraphsError, OperatorParameterError
+from graphs.estimates import LatencyEstimate, OperatorEstimate, TimeShare
 from graphs.hardware.calibration.calibration import HardwareCalibration
 from graphs.hardware.mappers.base import HardwareMapper, OperatorEstimates, Policy
 from graphs.hardware.mappers.registry import create_mapper
+from graphs.host import Host, queue_s
+from graphs.pricing import in_program_order, operator_rows, overhead_row, price_operators
+from graphs.subgraph_pricing import NOTE, price_subgraphs
+from graphs.tracing.memory import memory as memory_of
+from graphs.whole_model import WholeModelTerms, distinct_widths
 
 if TYPE_CHECKING:
-    from graphs.tracing.trace import Trace, TracedOperator
+    from graphs.tracing.trace import Trace
 
 Calibration = HardwareCalibration | str | Path | bool | None
-Mode = Literal["device", "eager"]
-MODES: tuple[Mode, ...] = ("device", "eager")
+Mode = Literal["device", "eager", "graph", "kernels"]
+MODES: tuple[Mode, ...] = ("device", "eager", "graph", "kernels")
 
-
-@dataclass(frozen=True, slots=True)
-class OperatorEstimate:
-    """One operator call.
-
-    Attributes
-    ----------
-    op, params, dtype
-        The call, in the words of `graphs.ops`.
-    flops, bytes : int
-    latency_s : float
-    efficiency : float
-        Attainable time / latency.
-    compute_efficiency : float
-        flops / (latency x peak).
-    bound : str
-        ``compute``, ``memory`` or ``overhead``.
-    source : str
-        ``model``, ``calibrated_roofline``, ``proxy``, ``default``, ``overhead``, ``unmodelled``.
-    reason : str
-        Why another source than the model answered, or a remark.
-    interval_s : (float, float)
-        90 % interval; NaN where no model answered.
-    module : str
-        Path of the module that made the call.
-    """
-
-    op: str
-    params: dict[str, Any]
-    dtype: str
-    flops: int
-    bytes: int
-    latency_s: float
-    efficiency: float
-    compute_efficiency: float
-    bound: str
-    source: str
-    reason: str
-    interval_s: tuple[float, float]
-    module: str = ""
-
-
-@dataclass(frozen=True)
-class LatencyEstimate:
-    """Latency of a whole model on one machine.
-
-    Attributes
-    ----------
-    latency_s : float
-    interval_s : (float, float)
-        90 % interval; NaN where nothing was calibrated.
-    operators : tuple of OperatorEstimate
-        One a call, in program order; their latencies add up to `latency_s`.
-    name, hardware, dtype, mode, batch
-        What was asked.
-    notes : tuple of str
-        What was assumed while tracing.
-    """
-
-    latency_s: float
-    interval_s: tuple[float, float]
-    operators: tuple[OperatorEstimate, ...] = field(repr=False)
-    name: str
-    hardware: str
-    dtype: str
-    mode: str
-    batch: int
-    notes: tuple[str, ...] = ()
-
-    @cached_property
-    def coverage(self) -> dict[str, dict[str, float]]:
-        """Shares by source: ``{"operators": {source: share}, "time": {source: share}}``.
-
-        Host overhead is no operator: it has a share of time alone.
-        """
-        count: dict[str, float] = {}
-        time: dict[str, float] = {}
-        for o in self.operators:
-            if o.source != "overhead":
-                count[o.source] = count.get(o.source, 0.0) + 1.0
-            time[o.source] = time.get(o.source, 0.0) + o.latency_s
-        return {
-            "operators": {s: c / max(sum(count.values()), 1.0) for s, c in count.items()},
-            "time": {s: t / max(sum(time.values()), 1e-300) for s, t in time.items()},
-        }
-
-    @property
-    def flops(self) -> int:
-        """Algorithmic FLOP of all operators (multiply-add = 2)."""
-        return sum(o.flops for o in self.operators)
+__all__ = [
+    "MODES", "LatencyEstimate", "Mode", "OperatorEstimate", "TimeShare", "estimate", "estimate_operator",
+    "estimate_operators", "estimate_trace",
+]  # fmt: skip
 
 
 def estimate_operators(
@@ -189,7 +107,7 @@ def estimate_operator(
     """
     mapper = _mapper(hardware, calibration, thermal_profile, out_of_domain)
     groups = ops.group_operators([op], [dtype], [params])
-    return _rows([op], [dict(params)], [ops.canonical(dtype)], mapper.map_operators(groups))[0]
+    return operator_rows([op], [dict(params)], [ops.canonical(dtype)], mapper.map_operators(groups))[0]
 
 
 def estimate(
@@ -202,6 +120,9 @@ def estimate(
     calibration: Calibration = None,
     thermal_profile: str | None = None,
     out_of_domain: Policy = "default",
+    host_overhead: Host | float | Mapping[str, float] | None = None,
+    training: bool = False,
+    optimizer: str | None = None,
 ) -> LatencyEstimate:
     """Return the latency of a forward pass of a PyTorch module on hardware that need not be there.
 
@@ -215,8 +136,16 @@ def estimate(
         Hardware id.
     dtype : str, optional
         Estimate the module as if converted to ``fp32``, ``tf32``, ``fp16`` or ``bf16``; None: as it is.
-    mode : {"device", "eager"}
-        Time of the device alone, or with the host's launch overhead.
+    mode : {"device", "eager", "graph", "kernels"}
+        Time of the device alone, or with the host's launch overhead.  ``graph`` and ``kernels`` say which device
+        time: the replay of a CUDA graph, or the sum of kernel durations (see `kernels_only` for which ``device`` is).
+    host_overhead : Host, float or mapping, optional
+        Another host in mode ``eager``: seconds an operator, or settings such as ``{"scale": 0.5}`` or
+        ``{"operator_s": 1e-5, "kernel_s": 4e-6}`` (`graphs.host.Host.with_settings`).
+    training : bool
+        Estimate a training step, forward and backward.  Not validated against any measured step; a note says so.
+    optimizer : {"sgd", "adamw"}, optional
+        Add the update of the parameters to a training step.
     calibration, thermal_profile, out_of_domain
         As in `estimate_operators`.
 
@@ -229,43 +158,83 @@ def estimate(
     """
     from graphs.tracing.trace import Trace
 
-    if mode not in MODES:
-        raise GraphsError("unknown mode", received=mode, allowed=", ".join(MODES), next_step="choose one of these")
+    _check_mode(mode)
     mapper = _mapper(hardware, calibration, thermal_profile, out_of_domain)
     if isinstance(module, Trace):
+        if training and not module.training:
+            raise GraphsError("this trace holds a forward pass only", received=module.name,
+                              allowed="a module, or the trace of a training step",
+                              next_step="trace the module with training=True")  # fmt: skip
         trace = module if dtype is None else module.with_dtype(dtype)
     else:
         from graphs.tracing import trace as trace_module
 
-        trace = trace_module(module, inputs, dtype=dtype)
-    return estimate_trace(trace, mapper, mode)
+        trace = trace_module(module, inputs, dtype=dtype, training=training, optimizer=optimizer)
+    return estimate_trace(trace, mapper, mode, host_overhead)
 
 
-def estimate_trace(trace: Trace, mapper: HardwareMapper, mode: Mode = "device") -> LatencyEstimate:
-    """Return the latency of a traced model; distinct operators are asked once."""
-    priced = [o for o in trace.operators if o.op]
-    asked = [_as_measured(o, mapper) for o in priced]
-    answers = mapper.map_operators(
-        ops.group_operators([o.op for o in asked], [o.dtype for o in asked], [o.params for o in asked])
-    )
-    rows = iter(_rows([o.op for o in asked], [dict(o.params) for o in asked], [o.dtype for o in asked], answers))
-    substitutes = iter(asked)
-    distinct = [_annotate(next(rows), o, next(substitutes)) if o.op else _unmodelled(o) for o in trace.operators]
-    calls = _in_program_order(distinct, trace)
-    total = float(sum(c.latency_s for c in calls))
-    low, high = _interval(calls, mapper)
+def estimate_trace(
+    trace: Trace,
+    mapper: HardwareMapper,
+    mode: Mode = "device",
+    host_overhead: Host | float | Mapping[str, float] | None = None,
+) -> LatencyEstimate:
+    """Return the latency of a traced model; distinct operators are asked once (arguments as in `estimate`)."""
+    _check_mode(mode)
+    terms = mapper.whole_model_terms
+    rows = price_operators(trace, mapper, terms, kernels_only(trace, mode))
+    index = list(trace.sequence) or [i for i, o in enumerate(trace.operators) for _ in range(o.count)]
+    calls = in_program_order(rows, index, trace)
+    notes = trace.notes
+    if (fused := price_subgraphs(calls, mapper)) is not None:
+        # a call's latency depends on its subgraph: every call is a row of its own
+        rows, calls, index = fused, list(fused), list(range(len(fused)))
+        notes = (*notes, NOTE)
+    device = sum(c.latency_s for c in calls)
+    total, host_s, waiting = device, float("nan"), 0.0
     if mode == "eager":
-        added = mapper.host_overhead_s(total, len(calls))
-        overhead = added or 0.0
-        calls.append(_overhead(overhead, measured=added is not None))
-        total = total + overhead
-        # The host's own scatter is part of what was seen when whole models were left out of the fit.
-        error = float("nan") if mapper.calibration is None else mapper.calibration.eager_log_error
-        low, high = total * np.exp(-error), total * np.exp(error)
+        known = terms.host is not None or host_overhead is not None
+        host = (terms.host or Host()).with_settings(host_overhead)
+        host_s, total = eager_s(rows, index, host, mapper.host_and_device_overlap)
+        waiting = total - device
+        calls.append(overhead_row(waiting, known))
+    interval, source = _interval(rows, index, total, waiting, mode, mapper, terms, host_overhead is not None)
     return LatencyEstimate(
-        total, (float(low), float(high)), tuple(calls), trace.name, mapper.resource_model.id, trace.dtype, mode,
-        trace.batch, trace.notes,
+        float(total), interval, tuple(calls), trace.name, mapper.resource_model.id, trace.dtype, mode, trace.batch,
+        notes, host_s, source, memory_of(trace, mapper.resource_model.memory_bytes),
     )  # fmt: skip
+
+
+def kernels_only(trace: Trace, mode: str) -> bool:
+    """Return whether device time means kernel durations alone.
+
+    ``device`` is the replay of a CUDA graph, except for models that begin with token ids: their libraries record
+    another program while a graph is captured, so the sum of kernels is what can be measured of them.
+    """
+    tokens = any(o.op == "embedding" for o in trace.operators)
+    return mode == "kernels" or (mode == "device" and tokens)
+
+
+def eager_s(rows: Sequence[OperatorEstimate], index: Sequence[int], host: Host, overlap: bool) -> tuple[float, float]:
+    """Return how long the host is busy, and when an eager pass ends, seconds.
+
+    Parameters
+    ----------
+    rows, index
+        Distinct operators, and the row of each call.
+    host : Host
+    overlap : bool
+        Whether the device runs beside the host; one machine does one after the other.
+    """
+    launch = np.array([host.call_s(r.op, r.params, r.dtype) for r in rows], dtype=np.float64)
+    run = np.array([r.latency_s for r in rows], dtype=np.float64)
+    order = np.asarray(index, dtype=np.intp)
+    busy = host.start_s + float(launch[order].sum()) if len(order) else host.start_s
+    if not overlap:
+        return busy, busy + float(run[order].sum())
+    # calls that were not priced launch as well: they cost the host, not the device
+    gaps = np.where(run > 0, host.gap_s, 0.0)
+    return busy, queue_s(launch[order], (run + gaps)[order], host.start_s)
 
 
 def _mapper(
@@ -276,88 +245,30 @@ def _mapper(
     )
 
 
-def _rows(
-    op: Sequence[str], params: Sequence[dict[str, Any]], dtype: Sequence[str], e: OperatorEstimates
-) -> list[OperatorEstimate]:
-    return [
-        OperatorEstimate(
-            op=op[i],
-            params=params[i],
-            dtype=dtype[i],
-            flops=int(e.flops[i]),
-            bytes=int(e.bytes[i]),
-            latency_s=float(e.latency_s[i]),
-            efficiency=float(e.efficiency[i]),
-            compute_efficiency=float(e.compute_efficiency[i]),
-            bound=str(e.bound[i]),
-            source=str(e.source[i]),
-            reason=str(e.reason[i]),
-            interval_s=(float(e.interval_low_s[i]), float(e.interval_high_s[i])),
-        )
-        for i in range(len(e))
-    ]
+def _interval(
+    rows: list[OperatorEstimate], index: list[int], total: float, waiting: float, mode: str, mapper: HardwareMapper,
+    terms: WholeModelTerms, other_host: bool,
+) -> tuple[tuple[float, float], str]:  # fmt: skip
+    """Return the 90 % interval of the total, and what it rests on."""
+    which = "eager" if mode == "eager" else "device"
+    widths = distinct_widths(rows, index, total, mapper.default_log_error)
+    found = terms.intervals.get(which)
+    if found is not None and not other_host:
+        half = found.half_width(widths, max(waiting, 0.0) / total if total else 0.0)
+        source = f"errors of {found.models} measured models, each left out in turn"
+    elif which == "eager" and not other_host and np.isfinite(terms.eager_log_error):
+        half, source = terms.eager_log_error, "errors of measured models, each left out in turn"
+    else:
+        # Repeated blocks repeat their error: adding the bounds is too wide rather than too narrow.
+        half = float(widths.sum())
+        source = "sum of the operators' bounds, as if their errors were one: no whole model was measured"
+        if other_host:
+            source = "sum of the operators' bounds; the host as it was given"
+    if not np.isfinite(half):
+        source = "" if mapper.calibration is None else "unknown: some operators have no known error"
+    return (float(total * np.exp(-half)), float(total * np.exp(half))), source
 
 
-def _as_measured(traced: TracedOperator, mapper: HardwareMapper) -> TracedOperator:
-    """Return the call as a kind that was measured on this hardware, if its own was not and another fits."""
-    from graphs.tracing.substitutes import substitute
-
-    measured = mapper.measured_kinds
-    found = substitute(traced.op, traced.params, traced.dtype, measured) if measured else None
-    return traced if found is None else replace(traced, op=found[0], params=found[1])
-
-
-def _annotate(row: OperatorEstimate, traced: TracedOperator, asked: TracedOperator) -> OperatorEstimate:
-    """Carry over how well the traced call fits the kind that priced it."""
-    notes = [traced.note if traced.match != "exact" else "", row.reason]
-    source = "proxy" if traced.match == "proxy" and row.source == "model" else row.source
-    if asked is not traced:
-        cost = ops.evaluate(traced.op, traced.params, ops.itemsize(traced.dtype))
-        notes.append(f"no {traced.op} was measured on this hardware; priced as {asked.op}")
-        source = "proxy" if row.source == "model" else row.source
-        row = replace(row, op=traced.op, params=dict(traced.params), flops=int(cost.flops), bytes=int(cost.bytes))
-    return replace(row, source=source, reason="; ".join(filter(None, notes)))
-
-
-def _unmodelled(traced: Any) -> OperatorEstimate:
-    nan = float("nan")
-    return OperatorEstimate(
-        op=traced.op or traced.aten, params=dict(traced.params), dtype=traced.dtype, flops=0, bytes=0, latency_s=0.0,
-        efficiency=nan, compute_efficiency=nan, bound="", source="unmodelled",
-        reason=traced.note or f"nothing prices {traced.aten}; it is left out of the total", interval_s=(nan, nan),
-    )  # fmt: skip
-
-
-def _overhead(seconds: float, measured: bool) -> OperatorEstimate:
-    nan = float("nan")
-    return OperatorEstimate(
-        op="host overhead", params={}, dtype="", flops=0, bytes=0, latency_s=seconds, efficiency=nan,
-        compute_efficiency=nan, bound="overhead", source="overhead",
-        reason="what launching the calls takes beyond the device's own time" if measured
-        else "no host overhead is known for this hardware: this is device time",
-        interval_s=(seconds, seconds),
-    )  # fmt: skip
-
-
-def _in_program_order(distinct: list[OperatorEstimate], trace: Trace) -> list[OperatorEstimate]:
-    order = trace.sequence or [i for i, o in enumerate(trace.operators) for _ in range(o.count)]
-    paths = [iter([m for m, n in (o.modules or ((o.module, o.count),)) for _ in range(n)]) for o in trace.operators]
-    return [replace(distinct[i], module=next(paths[i], trace.operators[i].module)) for i in order]
-
-
-def _interval(calls: list[OperatorEstimate], mapper: HardwareMapper) -> tuple[float, float]:
-    """Return the sum of the operators' bounds.
-
-    Errors of the operators in one model are correlated (repeated blocks repeat their error), so the bounds are
-    added as if fully correlated: too wide rather than too narrow.  A call without an interval of its own gets the
-    90 % error that the default was measured to have on this hardware.
-    """
-    default_error = mapper.default_log_error
-    low = high = 0.0
-    for c in calls:
-        if np.isnan(c.interval_s[0]):
-            low += c.latency_s * np.exp(-default_error)
-            high += c.latency_s * np.exp(default_error)
-        else:
-            low, high = low + c.interval_s[0], high + c.interval_s[1]
-    return float(low), float(high)
+def _check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise GraphsError("unknown mode", received=mode, allowed=", ".join(MODES), next_step="choose one of these")

@@ -26,7 +26,7 @@ from graphs.hardware.profile import HardwareProfile, load_profile
 from training.dataset.kernels import TABLE as KERNELS
 from training.dataset.kernels import read_kernels
 from training.dataset.store import read_manifest
-from training.fit.family import Rows, _out_of_fold, _Processes, _prune, _Trees, _weigh
+from training.fit.family import Rows, _out_of_fold, _Processes, _prune, _Trees, _weigh, recipes_for
 from training.fit.gp import fit_gp, fit_hyperparameters
 from training.fit.prepare import Table, family_rows, machine_of, read_frame
 from training.validate.baselines import baselines
@@ -42,6 +42,8 @@ LATENCY, ROOFLINE = "trees: log latency", "trees: log (latency / roofline)"
 FULL = "trees: log (latency / (t0 + roofline))"
 JOINT, TREES_JOINT, CLASSES = "joint GP", "trees + joint GP", "joint + class GPs"
 STACK = "stack: trees + joint + class GPs"
+#: What `graphs train` fits: the stack, with the means that a family is given besides (see `training.fit.family`).
+RECIPE = "the recipe: stack, slow outliers distrusted, a forest on few rows"
 #: Folds that the learning curve is scored on, and the shares of the other folds' rows that are learnt from.
 CURVE_FOLDS, CURVE_SHARES = (0, 1), (0.25, 0.5, 1.0)
 #: Kernel families of fewer rows share one column.
@@ -79,20 +81,26 @@ def ingredients(rows: Rows, seed: int) -> tuple[Errors, Errors]:
     t0 = float(np.quantile(rows.latency_s[train], 0.01))
     y = np.log(rows.latency_s / (t0 + rows.roofline_s))
     truth = y[train]
-    trees = _Trees(seed)
-    processes = _Processes.tuned(rows, y, seed)
+    recipes = recipes_for(rows, y, seed)
+    trees, processes = recipes[0], recipes[-1]
+    assert isinstance(trees, _Trees)
+    assert isinstance(processes, _Processes)
+    plain = replace(processes, tail=None, nested=False)
     out: Errors = {}
     for name, offset in ((LATENCY, np.zeros(len(y))), (ROOFLINE, np.log(rows.roofline_s))):
         target = np.log(rows.latency_s) - offset
         out[name] = _ape(_out_of_fold(rows, target, [trees])[0], target[train])
     # one row of outputs each: trees, joint process, one a partition
-    each = _out_of_fold(rows, y, [trees, processes])
+    each = _out_of_fold(rows, y, [trees, plain])
     out[FULL], out[JOINT] = _ape(each[0], truth), _ape(each[1], truth)
     for name, some in ((TREES_JOINT, each[:2]), (CLASSES, each[1:]), (STACK, each)):
         out[name] = _ape(_cross_weighted(some, truth, fold), truth)
+    if recipes != [trees, plain]:
+        each = _out_of_fold(rows, y, recipes)
+    out[RECIPE] = _ape(_cross_weighted(each, truth, fold), truth)
 
     weights = _weigh(each, truth)
-    recipes, kept = _prune([trees, processes], weights)
+    recipes, kept = _prune(recipes, weights)
     weights = weights[kept] / weights[kept].sum()
     scored = np.isin(fold, CURVE_FOLDS)
     curve: Errors = {"1": _ape(weights @ each[kept], truth)[scored]}

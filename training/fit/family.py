@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +15,16 @@ from threadpoolctl import threadpool_limits
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.fitted import Interval
 from graphs.hardware.calibration.regressors import Regressor
-from training.fit.gp import Hyperparameters, Labels, fit_class_hyperparameters, fit_gps
+from training.fit.gp import (
+    FOLD_HYPER_ROWS,
+    FOLD_STEPS,
+    Hyperparameters,
+    Labels,
+    fit_class_hyperparameters,
+    fit_gps,
+)
 from training.fit.student import fit_student
-from training.fit.trees import fit_trees
+from training.fit.trees import fit_forest, fit_trees
 
 Array = NDArray[np.float64]
 
@@ -27,6 +34,13 @@ LEVEL = 0.9
 FLOOR = 0.02
 #: Outputs of a smaller weight are dropped.
 LEAST_WEIGHT = 0.05
+WEIGHING_ROUNDS = 15
+#: Training rows below which a family gets a forest too, and its processes length scales of their own in each fold:
+#: on few rows they would otherwise have adapted to the rows that are to judge them.
+SMALL_FAMILY = 600
+#: Families whose processes distrust slow outliers, and how many standard deviations they are believed for.  Their
+#: length scales adapt to single rows more than others', so they too get their own in each fold.
+SLOW_OUTLIERS = {"conv2d": 1.5, "dwconv2d": 1.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +115,7 @@ def fit_family(rows: Rows, seed: int, distil: bool = True) -> FittedFamily:
         t0 = float(np.quantile(rows.latency_s[rows.train & rows.own], 0.01))
         y = np.log(rows.latency_s / (t0 + rows.roofline_s))
         everything = np.ones(len(y), dtype=bool)
-        recipes: list[Recipe] = [_Trees(seed), _Processes.tuned(rows, y, seed)]
+        recipes = recipes_for(rows, y, seed)
         out_of_fold = _out_of_fold(rows, y, recipes)
         own = rows.own[rows.train]
         weights = _weigh(out_of_fold[:, own], y[rows.train][own])
@@ -130,11 +144,22 @@ def _student(teacher: Stack, rows: Rows, y: Array, some: NDArray[np.bool_], spre
 
 
 class Recipe(Protocol):
-    """How to fit one member on some of the rows; `n_outputs` is the number of predictions it will give a row."""
+    """How to fit one member on some of the rows; `n_outputs` is the number of predictions it will give a row.
+
+    `without` is the recipe as it would be had only these rows been there to choose its settings by.
+    """
 
     def n_outputs(self) -> int: ...
 
+    def without(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Recipe: ...
+
     def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor: ...
+
+
+def recipes_for(rows: Rows, y: Array, seed: int) -> list[Recipe]:
+    """Return the members of a family before weighing: trees, a forest where rows are few, processes."""
+    forest: list[Recipe] = [_Forest(seed)] if rows.train.sum() < SMALL_FAMILY else []
+    return [_Trees(seed), *forest, _Processes.tuned(rows, y, seed)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +169,34 @@ class _Trees:
     def n_outputs(self) -> int:
         return 1
 
+    def without(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> _Trees:
+        return self
+
     def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor:
         return fit_trees(rows.x[some], y[some], self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Forest:
+    seed: int
+
+    def n_outputs(self) -> int:
+        return 1
+
+    def without(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> _Forest:
+        return self
+
+    def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor:
+        return fit_forest(rows.x[some], y[some], self.seed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Processes:
     hyper: Mapping[tuple[str, int], Hyperparameters]
     partitions: tuple[str, ...]
+    seed: int = 0
+    nested: bool = False
+    tail: float | None = None
 
     @classmethod
     def tuned(cls, rows: Rows, y: Array, seed: int) -> _Processes:
@@ -160,13 +205,21 @@ class _Processes:
         hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed)
         # A partition in which no class has enough rows is the joint process again.
         useful = tuple(name for name in labels if any(key[0] == name for key in hyper))
-        return cls(hyper, useful)
+        tail = SLOW_OUTLIERS.get(rows.family)
+        return cls(hyper, useful, seed, tail is not None or bool(rows.train.sum() < SMALL_FAMILY), tail)
+
+    def without(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> _Processes:
+        if not self.nested:
+            return self
+        labels = rows.labels(some, self.partitions)
+        settings = (self.seed, FOLD_HYPER_ROWS, FOLD_STEPS)
+        return replace(self, hyper=fit_class_hyperparameters(rows.x[some], y[some], labels, *settings))
 
     def n_outputs(self) -> int:
         return 1 + len(self.partitions)
 
     def fit(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> Regressor:
-        return fit_gps(rows.x[some], y[some], rows.labels(some, self.partitions), self.hyper)
+        return fit_gps(rows.x[some], y[some], rows.labels(some, self.partitions), self.hyper, self.tail)
 
 
 def _out_of_fold(rows: Rows, y: Array, recipes: Sequence[Recipe]) -> Array:
@@ -175,7 +228,7 @@ def _out_of_fold(rows: Rows, y: Array, recipes: Sequence[Recipe]) -> Array:
     for k in np.unique(rows.fold[rows.train]):
         inside, outside = rows.train & (rows.fold == k), rows.train & (rows.fold != k)
         classes = rows.labels(inside)
-        fitted = [r.fit(rows, y, outside) for r in recipes]
+        fitted = [r.without(rows, y, outside).fit(rows, y, outside) for r in recipes]
         out[:, inside] = np.concatenate([m.outputs(rows.x[inside], classes) for m in fitted])
     return out[:, rows.train]
 
@@ -195,7 +248,7 @@ def _prune(recipes: Sequence[Recipe], weights: Array) -> tuple[list[Recipe], NDA
                 keep[1:] = own[1:] > 0
                 names = tuple(p for p, k in zip(recipe.partitions, keep[1:], strict=True) if k)
                 hyper = {key: h for key, h in recipe.hyper.items() if key[0] in ("", *names)}
-                recipe = _Processes(hyper, names)
+                recipe = replace(recipe, hyper=hyper, partitions=names)
             left.append(recipe)
             kept[taken : taken + n] = keep
         taken += n
@@ -203,11 +256,19 @@ def _prune(recipes: Sequence[Recipe], weights: Array) -> tuple[list[Recipe], NDA
 
 
 def _weigh(predictions: Array, y: Array) -> Array:
-    """Return non-negative weights of sum 1 with the least squared error; small ones become 0."""
-    # Centring makes the sum-to-one constraint almost free; a heavy extra row enforces it.
-    heavy = 1e3 * np.abs(y).max() + 1.0
-    a = np.vstack([predictions.T, np.full(len(predictions), heavy)])
-    weights, _ = nnls(a, np.append(y, heavy))
+    """Return non-negative weights of sum 1 with the least absolute error; small ones become 0.
+
+    Least absolute values by iteratively reweighted least squares: a few rows of a library's worst choices would
+    rule squares.
+    """
+    weights = np.full(len(predictions), 1.0 / len(predictions))
+    for _ in range(WEIGHING_ROUNDS):
+        scale = 1.0 / np.sqrt(np.maximum(np.abs(weights @ predictions - y), FLOOR))
+        # a heavy extra row enforces the sum
+        heavy = 1e3 * np.abs(y * scale).max() + 1.0
+        a = np.vstack([predictions.T * scale[:, None], np.full(len(predictions), heavy)])
+        weights, _ = nnls(a, np.append(y * scale, heavy))
+        weights /= weights.sum()
     weights[weights < LEAST_WEIGHT] = 0.0
     return np.asarray(weights / weights.sum())
 

@@ -59,6 +59,7 @@ def train_model(
     seed: int = 0,
     distil: bool = True,
     progress: Progress = lambda _: None,
+    prior: str | None = None,
 ) -> Trained:
     """Fit the efficiency model of one machine.
 
@@ -76,6 +77,9 @@ def train_model(
         Ship a small network that learnt from the fitted members, instead of the members.
     progress : callable
         Receives a line of text now and then.
+    prior : str, optional
+        Id of other hardware with measured data, whose rows are carried over by `training.fewshot`; then
+        `related_data` is not used.
 
     Raises
     ------
@@ -85,7 +89,11 @@ def train_model(
     machine = machine_of(profile)
     frame, manifest, notes = read_frame(profile, data)
     related = None
-    if related_data is not None and profile.related is not None:
+    if prior is not None:
+        from training.fewshot import virtual_table
+
+        related = virtual_table(frame, machine, prior, seed, progress)
+    elif related_data is not None and profile.related is not None:
         other, _, more = read_frame(load_profile(profile.related), related_data)
         related, notes = Table.of(other), [*notes, *more]
     for note in notes:
@@ -116,7 +124,7 @@ def train_model(
             "software": manifest["software"],
             "measured": manifest["date"],
             "date": date.today().isoformat(),
-            "related": profile.related if related is not None else None,
+            "related": prior or (profile.related if related is not None else None),
             "seed": seed,
             "form": "student" if distil else "members",
             "jobs": jobs,

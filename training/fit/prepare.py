@@ -38,20 +38,23 @@ class Table:
         Checked rows with `split` and `key`.
     groups : dict of str to list of OperatorGroup
         By family; `rows` are positions in `frame`.
+    virtual : bool
+        The rows are of another machine, their latencies already predicted for this one (`training.fewshot`).
     """
 
     frame: pd.DataFrame
     groups: dict[str, list[OperatorGroup]]
+    virtual: bool = False
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> Table:
+    def of(cls, frame: pd.DataFrame, virtual: bool = False) -> Table:
         """Group a frame; adds the column `key`."""
         keys = [config_key(o, d, p) for o, d, p in zip(frame["op"], frame["dtype"], frame["params"], strict=True)]
         frame = frame.assign(key=keys)
         by_family: dict[str, list[OperatorGroup]] = {}
         for group in ops.group_operators(frame["op"], frame["dtype"], frame["params"]):
             by_family.setdefault(group.kind.family, []).append(group)
-        return cls(frame, by_family)
+        return cls(frame, by_family, virtual)
 
 
 def machine_of(profile: HardwareProfile) -> Machine:
@@ -170,6 +173,8 @@ def _carried(
     if not groups:
         return None
     other = _part(related, groups, machine)
+    if related.virtual:
+        return other, other.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6
     virtual = carry_over(
         own.x[shared],
         np.array([there_s[k] for k in own.frame["key"].to_numpy()[shared]]),

@@ -1,10 +1,12 @@
-"""Gradient-boosted trees: fitted by scikit-learn, kept as plain arrays."""
+"""Gradient-boosted and extremely randomised trees: fitted by scikit-learn, kept as plain arrays."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 
 from graphs.hardware.calibration.regressors import TreeEnsemble
 
@@ -14,11 +16,36 @@ PARAMETERS = {
     "early_stopping": False,
 }  # fmt: skip
 
+FOREST = {"n_estimators": 40, "min_samples_leaf": 2, "max_features": 0.7}
+
 
 def fit_trees(x: NDArray[np.float64], y: NDArray[np.float64], seed: int, **changes: int) -> TreeEnsemble:
     """Fit boosted trees on features (n, f) and targets (n,); `changes` override `PARAMETERS`."""
     model = HistGradientBoostingRegressor(**(PARAMETERS | changes), random_state=seed).fit(x, y)
     return export(model)
+
+
+def fit_forest(x: NDArray[np.float64], y: NDArray[np.float64], seed: int, **changes: int) -> TreeEnsemble:
+    """Fit extremely randomised trees (Geurts et al., Machine Learning 63, 2006), averaged.
+
+    They hold out better than boosting on a few hundred rows.
+    """
+    model = ExtraTreesRegressor(**(FOREST | changes), random_state=seed, n_jobs=1).fit(x, y)
+    feature, threshold, left, right, value, roots, depth = [], [], [], [], [], [], 0
+    offset = 0
+    for estimator in model.estimators_:
+        tree = estimator.tree_
+        leaf = tree.children_left < 0
+        own = np.arange(tree.node_count)
+        feature.append(np.where(leaf, 0, tree.feature))
+        threshold.append(np.where(leaf, 0.0, tree.threshold))
+        left.append(np.where(leaf, own, tree.children_left) + offset)
+        right.append(np.where(leaf, own, tree.children_right) + offset)
+        value.append(np.where(leaf, tree.value[:, 0, 0], 0.0) / len(model.estimators_))
+        roots.append(offset)
+        depth = max(depth, int(tree.max_depth))
+        offset += tree.node_count
+    return _ensemble(feature, threshold, left, right, value, roots, depth, 0.0)
 
 
 def export(model: HistGradientBoostingRegressor) -> TreeEnsemble:
@@ -43,6 +70,14 @@ def export(model: HistGradientBoostingRegressor) -> TreeEnsemble:
         roots.append(offset)
         depth = max(depth, int(nodes["depth"].max()))
         offset += len(nodes)
+    base = float(np.ravel(model._baseline_prediction)[0])
+    return _ensemble(feature, threshold, left, right, value, roots, depth, base)
+
+
+def _ensemble(
+    feature: list[Any], threshold: list[Any], left: list[Any], right: list[Any], value: list[Any], roots: list[int],
+    depth: int, base: float,
+) -> TreeEnsemble:  # fmt: skip
     return TreeEnsemble(
         feature=np.concatenate(feature).astype(np.int16),
         threshold=np.concatenate(threshold).astype(np.float64),
@@ -51,5 +86,5 @@ def export(model: HistGradientBoostingRegressor) -> TreeEnsemble:
         value=np.concatenate(value).astype(np.float32),
         roots=np.array(roots, dtype=np.int32),
         depth=depth,
-        base=float(np.ravel(model._baseline_prediction)[0]),
+        base=base,
     )
