@@ -19,7 +19,7 @@ from graphs.errors import DataError, GraphsError
 OPS_COLUMNS = {
     "device": False, "kind": False, "threads": False, "op": True, "dtype": True, "params": True, "flops": False,
     "bytes": False, "sets": False, "median_us": True, "mean_us": False, "min_us": False, "max_us": False,
-    "std_us": False, "samples": False, "eager_us": False, "retest_us": False, "torch": False,
+    "std_us": False, "samples": False, "eager_us": False, "retest_us": False, "torch": False, "fingerprint": False,
 }  # fmt: skip
 MODELS_COLUMNS = {
     "device": False, "kind": False, "threads": False, "model": True, "batch": True, "dtype": True, "mode": True,
@@ -71,6 +71,18 @@ def _require_columns(raw: pd.DataFrame, columns: dict[str, bool], name: str) -> 
         )
 
 
+def _require_one_machine(raw: pd.DataFrame, name: str) -> None:
+    """Refuse rows of several machines or software stacks (see `training.measure.environment.fingerprint`)."""
+    found = sorted(set(raw["fingerprint"].dropna())) if "fingerprint" in raw else []
+    if len(found) > 1:
+        raise DataError(
+            f"table '{name}' pools rows that were measured on different machines or with different software",
+            received="fingerprints " + ", ".join(map(str, found)),
+            allowed="one fingerprint a table",
+            next_step="keep them in folders of their own; the environments are in each folder's manifest.json",
+        )
+
+
 def _bad_time(value: object) -> str | None:
     if not isinstance(value, (int, float, np.number)) or not np.isfinite(value) or value <= 0:
         return f"median_us must be finite and positive, received {value!r}"
@@ -86,6 +98,7 @@ def check_ops(raw: pd.DataFrame, name: str = "ops") -> Table:
         If a needed column is missing or no row is usable.
     """
     _require_columns(raw, OPS_COLUMNS, name)
+    _require_one_machine(raw, name)
     seen: dict[str, int] = {}
     params: list[dict[str, object]] = []
 

@@ -1,0 +1,129 @@
+"""Round trip: tracing the call that is timed gives back the operator and its parameters, for every kind."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from graphs import ops
+from graphs.errors import UnknownOperatorError
+from graphs.tracing import trace
+from training.measure.errors import UnmeasurableError
+from training.measure.kernels import BUILDERS, Maker, Pool, bind
+from training.measure.plan import Entry
+from training.measure.shapes import DRAWS, draw
+from training.measure.stopping import StoppingRule
+from training.measure.timers import CpuTimer, bound_sets, buffer_sets
+
+
+class Called(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
+
+
+def test_every_kind_can_be_called_and_drawn() -> None:
+    assert set(BUILDERS) == set(DRAWS) == set(ops.kinds())
+
+
+@pytest.mark.parametrize("op", sorted(BUILDERS))
+def test_tracing_the_call_gives_back_what_it_was_built_of(op) -> None:
+    rng = np.random.default_rng(sum(map(ord, op)))
+    for dtype in ("fp32", "bf16"):
+        for _ in range(2):
+            params = ops.get(op).validate(draw(op, rng))
+            if params.get("to") == dtype:
+                continue
+            function, args = bind(op, params, Maker(dtype, "meta"))
+            traced = trace(Called(function), args).operators
+            assert [(o.op, ops.get(o.op).validate(o.params), o.dtype) for o in traced] == [(op, params, dtype)]
+            # Up-sampling by other factors than 2 is priced as near; everything else is the very call.
+            assert traced[0].match == "exact" or (op == "upsample2d" and params["scale"] != 2)
+
+
+@pytest.mark.parametrize("op", sorted(BUILDERS))
+def test_the_bytes_of_the_tensors_are_those_of_the_formula(op) -> None:
+    """Inputs and output counted from the tensors themselves, where the convention is to count each once."""
+    rng = np.random.default_rng(1 + sum(map(ord, op)))
+    params = ops.get(op).validate(draw(op, rng))
+    function, args = bind(op, params, Maker("fp32", "meta"))
+    out = function(*args)
+    touched = sum(t.numel() * t.element_size() for t in (*args, out))
+    if op in ("layernorm", "rmsnorm"):  # weights are not counted
+        touched -= sum(t.numel() * 4 for t in args[1:])
+    if op in ("embedding", "index_select"):  # of the table only the rows taken
+        touched = 2 * out.numel() * 4 + sum(t.numel() for t in args if t.dtype == torch.int64) * 8
+    assert touched == ops.evaluate(op, params, 4).bytes
+
+
+def test_a_kind_without_a_call_is_an_error_with_the_next_step() -> None:
+    ops.operator("toy_kind", "numel", family="unary")(lambda numel, itemsize: ops.Cost(numel, numel * itemsize))
+    try:
+        with pytest.raises(UnknownOperatorError, match="kernels"):
+            bind("toy_kind", {"numel": 4}, Maker("fp32"))
+    finally:
+        ops.unregister("toy_kind")
+
+
+def test_the_pool_hands_out_disjoint_views_until_it_wraps() -> None:
+    pool = Pool("cpu", 1 << 20)
+    views = [pool.take(1000, torch.float32) for _ in range(100)]
+    addresses = sorted(v.data_ptr() for v in views)
+    assert all(b - a >= 4000 for a, b in itertools.pairwise(addresses))
+    assert all(a % 64 == addresses[0] % 64 for a in addresses)
+    assert pool.take(10**6, torch.float32).numel() == 10**6  # larger than the pool: it grows
+    assert float(views[0].std()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_buffer_sets_exceed_the_cache_twice() -> None:
+    assert buffer_sets(8e6, 32e6) * 8e6 >= 2 * 32e6
+    assert buffer_sets(1.0, 32e6) == 32
+    assert buffer_sets(1e9, 32e6) == 2
+
+
+def entry(op, params, dtype="fp32"):
+    return Entry(0, "op", op, dtype, params)
+
+
+def test_the_cpu_timer_rotates_and_sees_that_more_work_takes_longer() -> None:
+    timer = CpuTimer(1e6, StoppingRule(max_time_s=0.02, min_time_s=0.005, max_samples=20))
+    small = timer.time(entry("matmul", {"m": 32, "n": 32, "k": 32}))
+    large = timer.time(entry("matmul", {"m": 256, "n": 256, "k": 256}))
+    assert large.cold.median_s > 3 * small.cold.median_s  # 512 times the work
+    assert small.sets == 32
+    assert small.warm_s is not None
+
+
+def test_a_call_that_the_framework_refuses_is_unmeasurable_with_its_reason() -> None:
+    def refuse(*_):
+        raise RuntimeError("\"erf\" not implemented for 'Half'")
+
+    def exhausted(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    for call, reason in ((refuse, "unsupported dtype"), (exhausted, "out of memory")):
+        original, BUILDERS["erf"] = BUILDERS["erf"], lambda p, t, call=call: (call, ())
+        try:
+            with pytest.raises(UnmeasurableError, match=reason):
+                bound_sets(entry("erf", {"numel": 8}), Maker("fp32"), 2)
+        finally:
+            BUILDERS["erf"] = original
+
+
+@pytest.mark.gpu
+def test_the_cuda_timer_gives_device_time_below_eager_time_for_a_small_kernel() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    from training.measure.cuda import CudaTimer
+
+    timing = CudaTimer(50e6).time(entry("relu", {"numel": 4096}))
+    assert timing.eager_s is not None
+    assert 0 < timing.cold.median_s < timing.eager_s
+    small, large = (CudaTimer(50e6).time(entry("matmul", dict.fromkeys("mnk", s))).cold.median_s for s in (512, 4096))
+    assert large > 20 * small  # 512 times the work

@@ -1,0 +1,219 @@
+"""The runner: killed at any moment it loses at most the row in hand; failures are rows; one writer a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pandas as pd
+import pytest
+from measure_fakes import FakeTimer
+
+from graphs.errors import GraphsError
+from training.dataset.store import read_manifest, read_ops
+from training.measure.errors import BusyFolderError, RunFolderError
+from training.measure.finish import ATTEMPTS, finish, write_profile
+from training.measure.journal import ROWS, Journal, only_writer
+from training.measure.plan import Limits, make_plan
+from training.measure.runner import run
+
+LIMITS = Limits({"fp32": 1e11, "bf16": 2e11}, 2e10, 32e6, 0.05, 2e8)
+ENVIRONMENT = {
+    "kind": "cpu", "device": "Toy", "vendor": "ToyVendor", "family": 1, "model": 2, "cores": 2, "threads": 2,
+    "torch": "2.0", "started": "2026-01-02T03:04:05+00:00", "cache_bytes": {"l3": 32e6}, "memory_bytes": 8e9,
+    "clock_hz": None,
+}  # fmt: skip
+CEILINGS = {"peak_flops_per_s": {"fp32": 1e11}, "how": {"fp32": "products"}, "bandwidth_bytes_per_s": 2e10}
+ABOUT = {"hardware": "toy-2c", "environment": ENVIRONMENT, "fingerprint": "abc", "ceilings": CEILINGS, "note": "a test"}
+
+
+def begun(folder, rows=120, seed=0):
+    plan = make_plan(LIMITS, rows, seed)
+    Journal(folder).begin(ABOUT, plan)
+    return plan
+
+
+def measured(folder, **options):
+    return run(folder, {"op": FakeTimer(), "model": FakeTimer()}, **options)
+
+
+def what_matters(folder):
+    rows = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+    return [(r["index"], r["what"], r["op"], r["dtype"], json.dumps(r["params"]), r["status"]) for r in rows]
+
+
+_CHILD = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from measure_fakes import FakeTimer
+    from training.measure.journal import only_writer
+    from training.measure.runner import run
+
+    class Slow(FakeTimer):
+        def time(self, entry):
+            time.sleep(0.0005)
+            return super().time(entry)
+
+    with only_writer(Path({folder!r})):
+        run(Path({folder!r}), {{"op": Slow(), "model": Slow()}})
+"""
+
+
+def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(tmp_path) -> None:
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    for folder in (undisturbed, killed):
+        folder.mkdir()
+        begun(folder, rows=400)
+    measured(undisturbed)
+    code = textwrap.dedent(_CHILD.format(tests=os.path.dirname(__file__), folder=str(killed)))
+    rows, rng, kills = killed / ROWS, random.Random(4), 0
+    expected = len(what_matters(undisturbed))
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        # Each start gets a little further; the moment of the kill is random within the rows that follow.
+        before = rows.stat().st_size if rows.is_file() else 0
+        while process.poll() is None and (rows.stat().st_size if rows.is_file() else 0) <= before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.15))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        assert before < rows.stat().st_size
+    assert kills == 3
+    assert 0 < len(what_matters(killed)) < expected
+    measured(killed)
+    assert what_matters(killed) == what_matters(undisturbed)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 6))
+def test_a_line_cut_short_at_any_byte_is_measured_again(tmp_path, cut) -> None:
+    begun(tmp_path, rows=12)
+    whole = measured(tmp_path)
+    path = tmp_path / ROWS
+    data = path.read_bytes()
+    path.write_bytes(data[:-cut])
+    again = measured(tmp_path)
+    assert [r["index"] for r in again] == [r["index"] for r in whole]
+    assert len(path.read_bytes().splitlines()) == len(whole)
+
+
+def test_every_row_is_on_the_disk_before_the_next_begins(tmp_path) -> None:
+    begun(tmp_path, rows=10)
+    seen = []
+
+    class Looking(FakeTimer):
+        def time(self, entry):
+            path = tmp_path / ROWS
+            seen.append(path.read_bytes().count(b"\n"))
+            return super().time(entry)
+
+    run(tmp_path, {"op": Looking(), "model": Looking()})
+    assert seen == list(range(len(seen)))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path) -> None:
+    code = f"""
+        from pathlib import Path
+        from training.measure.journal import only_writer
+        with only_writer(Path({str(tmp_path)!r})):
+            print("held", flush=True)
+            input()
+    """
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(BusyFolderError, match=str(other.pid)), only_writer(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    with only_writer(tmp_path):  # the system drops a dead process's lock
+        pass
+
+
+def test_a_folder_with_a_run_is_not_begun_again(tmp_path) -> None:
+    begun(tmp_path, rows=5)
+    with pytest.raises(RunFolderError, match="--resume"):
+        begun(tmp_path, rows=5)
+
+
+def test_the_budget_counts_earlier_starts(tmp_path) -> None:
+    begun(tmp_path, rows=100)
+
+    def every_call_is_half_a_second():
+        every_call_is_half_a_second.now += 0.5
+        return every_call_is_half_a_second.now
+
+    every_call_is_half_a_second.now = 0.0
+    # The clock is read four times a row and once before: start, end, progress.
+    first = measured(tmp_path, budget_s=2.0, clock=every_call_is_half_a_second)
+    assert sum(r["took_s"] for r in first) == pytest.approx(2.0)
+    assert len(measured(tmp_path, budget_s=2.0, clock=every_call_is_half_a_second)) == len(first)
+    assert len(measured(tmp_path, budget_s=3.0, clock=every_call_is_half_a_second)) == len(first) + 2
+
+
+def test_progress_tells_rate_and_time_left(tmp_path) -> None:
+    begun(tmp_path, rows=30)
+    lines: list[str] = []
+    measured(tmp_path, report=lines.append, every_s=0.0)
+    assert "a second" in lines[0]
+    assert "min left" in lines[0]
+    assert lines[-1].startswith(f"{len(Journal(tmp_path).plan())} rows in ")
+
+
+def test_failures_are_rows_with_the_reason_and_stay_out_of_the_table(tmp_path) -> None:
+    begun(tmp_path, rows=400)
+    summary = finish(tmp_path, measured(tmp_path))
+    attempts = pd.read_parquet(tmp_path / ATTEMPTS)
+    failed = attempts[attempts["status"] == "failed"]
+    assert len(failed) == summary["failed"] > 0
+    assert set(failed["reason"]) == {"out of memory (a fake)"}
+    table = read_ops(tmp_path / "ops.parquet")
+    assert not table.rejected
+    assert "embedding" not in set(table.frame["op"])
+    assert set(attempts["op"]) == {"embedding", *table.frame["op"]}
+
+
+def test_the_data_set_is_what_training_reads(tmp_path) -> None:
+    begun(tmp_path, rows=300)
+    rows = measured(tmp_path)
+    summary = finish(tmp_path, rows)
+    manifest = read_manifest(tmp_path)
+    assert manifest["hardware"] == "toy-2c"
+    assert manifest["machine"] == {"device": "Toy", "kind": "cpu", "threads": 2}
+    frame = read_ops(tmp_path / "ops.parquet").frame
+    first = next(r for r in rows if r["what"] == "op")
+    assert frame["median_us"].iloc[0] == first["median_us"] == pytest.approx(1.0 + first["index"])
+    assert frame["max_us"].iloc[0] == pytest.approx(2 * (1.0 + first["index"]))
+    # The fake's second timings come later and take longer: index b instead of a, so b / a - 1 off.
+    retests = {r["of"]: r for r in rows if r["what"] == "retest" and r["status"] == "ok"}
+    assert summary["noise"]["n"] == len(retests) == int(frame["retest_us"].notna().sum()) > 5
+    off = sorted((r["index"] + 1) / (of + 1) - 1 for of, r in retests.items())
+    assert summary["noise"]["median"] == pytest.approx((off[(len(off) - 1) // 2] + off[len(off) // 2]) / 2, abs=1e-4)
+
+
+def test_the_profile_of_a_new_machine_is_readable_and_says_measured(tmp_path) -> None:
+    from graphs.hardware.profile import read_profile
+
+    profile = read_profile(write_profile(tmp_path, "toy-2c", ENVIRONMENT, CEILINGS))
+    assert profile.peak_flops_per_s("fp32") == 1e11
+    assert profile.peaks["fp32"].source == "measured"
+    assert profile.compute_units == 2
+    assert profile.last_level_cache_bytes == 32e6
+    raw = json.loads((tmp_path / "toy-2c.json").read_text())
+    assert raw["machine"] == {"vendor": "ToyVendor", "family": 1, "model": 2, "cores": 2}
+
+
+def test_a_run_that_measured_nothing_says_so(tmp_path) -> None:
+    begun(tmp_path, rows=5)
+    with pytest.raises(GraphsError, match="no operator was measured"):
+        finish(tmp_path, [])

@@ -1,0 +1,66 @@
+"""Learning curves with and without a prior, into docs/few-shot.md: ``python -m training.fewshot_report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graphs.cli.text import percent, table
+from graphs.hardware.profile import load_profile
+from training.fewshot import Point, known_of, learning_curve, prior_of
+from training.fit.prepare import machine_of, read_frame
+from training.validate.sources import data_folder
+
+COUNTS = (0, 50, 300, 1000, 10**9)
+
+_TEXT = """# A model from few rows
+
+How far off a model of one machine is on held-out operators, by the number of its own rows that it learnt from, with
+and without another machine's model as prior. Written by `python -m training.fewshot_report`; random choice of rows,
+mean over three choices.
+
+The prior has not seen the rows it is scored on: held-out configurations, which are the same on every machine, get the
+prediction of the prior's twin, configurations that the prior's machine never measured that of its shipped model.
+Without prior, the same learner starts from the roofline. What all rows give to the full recipe of `graphs train`
+stands in [accuracy.md](accuracy.md).
+"""
+
+
+def curves(prior: str, hardware: str, data: Path | None = None) -> dict[str, list[Point]]:
+    """Return the learning curves of one machine ``with`` and ``without`` the prior."""
+    profile = load_profile(hardware)
+    frame, _, _ = read_frame(profile, data_folder(profile, data))
+    peaks = machine_of(load_profile(prior)).peaks
+    frame = frame[frame["dtype"].isin(peaks)].reset_index(drop=True)
+    machine = machine_of(profile)
+    said = prior_of(known_of(prior), frame)
+    return {name: learning_curve(frame, machine, p, COUNTS) for name, p in (("with", said), ("without", None))}
+
+
+def section(prior: str, hardware: str, found: dict[str, list[Point]]) -> str:
+    """Return the table of one pair as Markdown."""
+    rows = [
+        [str(a.rows), *(percent(v) for v in (a.median_ape, a.mape, a.bias)),
+         *(percent(v) for v in (b.median_ape, b.mape, b.bias))]
+        for a, b in zip(found["with"], found["without"], strict=True)
+    ]  # fmt: skip
+    header = ["rows", "median", "mean", "bias", "median (no prior)", "mean (no prior)", "bias (no prior)"]
+    return f"\n## {prior} to {hardware}\n\n```\n{table(header, rows, 'rrrrrrr')}\n```\n"
+
+
+@click.command()
+@click.option("--pair", "pairs", multiple=True, default=("h100-sxm:h200-sxm",), help="PRIOR:HARDWARE")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/few-shot.md"), show_default=True)
+def main(pairs: tuple[str, ...], out: Path) -> None:
+    """Write the learning curves of pairs of machines with shipped data."""
+    text = _TEXT
+    for pair in pairs:
+        prior, hardware = pair.split(":")
+        text += section(prior, hardware, curves(prior, hardware))
+        click.echo(text.splitlines()[-1], err=True)
+    out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
