@@ -1,131 +1,136 @@
-"""`graphs estimate`: how long a model takes."""
+"""`graphs estimate`: how long a model takes, on one machine or several, at one batch or several."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from graphs.cli.text import percent, seconds, shorten, si, table
-from graphs.estimation import MODES, LatencyEstimate, OperatorEstimate, estimate_trace
+from graphs.cli.estimate_many import Point, chart_svg, many_to_dict, render_many
+from graphs.cli.estimate_text import kinds_svg, render, to_dict
+from graphs.errors import GraphsError
+from graphs.estimation import MODES, estimate_trace
 from graphs.hardware.mappers.base import POLICIES
 from graphs.hardware.mappers.registry import create_mapper
 
 
 @click.command()
 @click.argument("model")
-@click.option("--hardware", required=True, help="hardware id (see `graphs hardware`)")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--hardware", help="hardware id (see `graphs hardware`); ID@PROFILE names a thermal profile")
+@click.option("--batch", type=click.IntRange(min=1), help="default: 1, or the batch of a saved trace")
 @click.option("--dtype", type=click.Choice(["fp32", "tf32", "fp16", "bf16"]), help="default: as the model is")
 @click.option("--mode", type=click.Choice(MODES), default="device", show_default=True)
 @click.option("--calibration", help="profile or fitted model to use instead of the shipped one; 'none' for the default")
+@click.option("--thermal-profile", help="power mode of the hardware, such as 30w")
 @click.option("--out-of-domain", type=click.Choice(POLICIES), default="default", show_default=True)
+@click.option("--training-step", is_flag=True, help="forward and backward pass; not validated on measured training")
+@click.option("--compare", metavar="ID,ID,...", help="estimate on each of these machines and compare with the first")
+@click.option("--compare-uncalibrated", is_flag=True, help="show the 20 % default beside the calibrated estimate")
+@click.option("--sweep", metavar="batch=N,N,...", help="estimate at each of these batches, with the throughput")
 @click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="operators to list")
+@click.option("--depth", type=click.IntRange(min=1), default=1, show_default=True, help="module levels to sum time by")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write a chart as SVG")
 @click.option("--json", "as_json", is_flag=True, help="print JSON with every operator")
 def estimate(
-    model: str, hardware: str, batch: int, dtype: str | None, mode: Any, calibration: str | None,
-    out_of_domain: Any, top: int, as_json: bool,
+    model: str, hardware: str | None, batch: int | None, dtype: str | None, mode: Any, calibration: str | None,
+    thermal_profile: str | None, out_of_domain: Any, training_step: bool, compare: str | None,
+    compare_uncalibrated: bool, sweep: str | None, top: int, depth: int, svg: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate a forward pass of MODEL.
 
     MODEL is torchvision:NAME (resnet18 and resnet50 need no torchvision), hf:CONFIG, module:factory, or a trace.json.
     """
-    from graphs.tracing.frontends import trace_model
-
+    machines = _machines(hardware, compare)
+    if calibration and len(machines) > 1:
+        raise click.UsageError("--calibration is of one machine; leave it out with --compare")
+    if calibration and compare_uncalibrated:
+        raise click.UsageError("--compare-uncalibrated compares with the calibration in use; leave out one of the two")
+    batches: list[int | None] = list(_batches(sweep)) if sweep else [batch]
+    if sweep and batch:
+        raise click.UsageError("--sweep names the batches; leave out --batch")
     chosen: Any = False if calibration == "none" else calibration
-    mapper = create_mapper(hardware, calibration=chosen, out_of_domain=out_of_domain)
-    result = estimate_trace(trace_model(model, batch=batch, dtype=dtype), mapper, mode)
-    click.echo(json.dumps(to_dict(result), indent=1) if as_json else render(result, top))
-
-
-def to_dict(e: LatencyEstimate) -> dict[str, Any]:
-    """Return plain data; unknown numbers become null."""
-
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return {
-        "name": e.name, "hardware": e.hardware, "dtype": e.dtype, "mode": e.mode, "batch": e.batch,
-        "latency_s": e.latency_s, "interval_s": [number(v) for v in e.interval_s], "flops": e.flops,
-        "coverage": e.coverage, "notes": list(e.notes),
-        "operators": [
-            {
-                "op": o.op, "params": o.params, "dtype": o.dtype, "flops": o.flops, "bytes": o.bytes,
-                "latency_s": o.latency_s, "efficiency": number(o.efficiency),
-                "compute_efficiency": number(o.compute_efficiency), "bound": o.bound, "source": o.source,
-                "reason": o.reason, "interval_s": [number(v) for v in o.interval_s], "module": o.module,
-            }
-            for o in e.operators
-        ],
-    }  # fmt: skip
-
-
-def render(e: LatencyEstimate, top: int) -> str:
-    """Return the estimate as text: total, operators by time, and what was not modelled."""
-    low, high = e.interval_s
-    interval = (
-        f"  (90 %: {seconds(low)} to {seconds(high)})" if math.isfinite(low) else "  (no interval: not calibrated)"
-    )
-    title = f"{e.name or 'model'}, batch {e.batch}, {e.dtype}, {e.mode} time on {e.hardware}"
-    lines = [
-        f"{title}: {seconds(e.latency_s)}{interval}",
-        f"{si(e.flops, 'FLOP')}, {si(e.flops / e.latency_s, 'FLOP/s')}, {len(e.operators)} operators; time by source: "
-        + ", ".join(f"{s} {percent(t)}" for s, t in sorted(e.coverage["time"].items(), key=lambda x: -x[1])),
-        "",
-    ]
-    merged = _merge(e.operators)
-    rows = [
-        [
-            f"{count} x", o.op, shorten(_params(o.params), 62), o.dtype, seconds(total), percent(total / e.latency_s),
-            percent(o.efficiency), o.bound, o.source,
-        ]
-        for o, count, total in merged[:top]
+    choices: list[tuple[str, Any]] = [("", chosen)]
+    if compare_uncalibrated:
+        choices = [("calibrated", None), ("20 % default", False)]
+    # Mappers first: a wrong name is said before anything is traced.
+    mappers = [
+        (machine, label, create_mapper(machine, calibration=use, thermal_profile=thermal_profile,
+                                       out_of_domain=out_of_domain))
+        for machine in machines for label, use in choices
     ]  # fmt: skip
-    if rows:
-        header = ["calls", "op", "params", "dtype", "time", "share", "efficiency", "bound", "source"]
-        lines += [table(header, rows, "r   rrr"), ""]
-    if len(merged) > len(rows):
-        rest = sum(t for _, _, t in merged[len(rows) :])
-        lines.append(
-            f"... and {len(merged) - len(rows)} more kinds of call, {percent(rest / e.latency_s)} of the time."
-        )
-    remarks: dict[str, list[Any]] = {}
-    for o, count, total in merged:
-        if o.source in ("default", "unmodelled", "proxy", "calibrated_roofline") or o.source == "overhead":
-            entry = remarks.setdefault(f"{o.source}: {o.op}: {o.reason}", [0, 0.0])
-            entry[0] += count
-            entry[1] += total
-    if remarks:
-        lines.append("Not answered by the model:")
-        lines += [
-            f"  {n} x {shorten(text, 150)} ({percent(t / e.latency_s)} of the time)"
-            for text, (n, t) in sorted(remarks.items(), key=lambda x: -x[1][1])
+    suffix = f"@{thermal_profile}" if thermal_profile else ""
+    points = []
+    for size in batches:
+        trace = _trace(model, size, dtype, training_step)
+        points += [
+            Point(machine + suffix, label, trace.batch, estimate_trace(trace, mapper, mode))
+            for machine, label, mapper in mappers
         ]
-    lines += [f"Note: {n}" for n in e.notes]
-    return "\n".join(lines).rstrip()
+    if len(points) == 1:
+        result = points[0].estimate
+        if svg is not None:
+            _write(svg, kinds_svg(result))
+        click.echo(
+            json.dumps({**to_dict(result, depth), "hardware_asked": points[0].hardware}, indent=1)
+            if as_json
+            else render(result, top, depth, points[0].hardware)
+        )
+        return
+    if svg is not None:
+        _write(svg, chart_svg(points))
+    click.echo(json.dumps(many_to_dict(points), indent=1) if as_json else render_many(points))
 
 
-def _params(params: dict[str, Any]) -> str:
-    """Return parameters as text, without those that change nothing."""
-    plain = {"groups": 1, "fmt": "contiguous", "pad": 0}
-    return " ".join(f"{k}={v}" for k, v in params.items() if v is not None and v is not False and plain.get(k, "") != v)
+def _machines(hardware: str | None, compare: str | None) -> list[str]:
+    if compare:
+        if hardware:
+            raise click.UsageError("--compare names the hardware; leave out --hardware")
+        machines = [m.strip() for m in compare.split(",") if m.strip()]
+        if len(machines) < 2:
+            raise GraphsError("--compare takes two machines or more", received=compare,
+                              allowed="such as h100-sxm,xeon-16c", next_step="separate them by commas")  # fmt: skip
+        return machines
+    if not hardware:
+        raise click.UsageError("Missing option '--hardware' (or --compare ID,ID,...).")
+    return [hardware]
 
 
-def _merge(operators: Sequence[OperatorEstimate]) -> list[tuple[OperatorEstimate, int, float]]:
-    """Return (operator, calls, total time) of identical calls, longest first."""
-    merged: dict[str, list[Any]] = {}
-    for o in operators:
-        entry = merged.setdefault(json.dumps([o.op, o.params, o.dtype, o.source, o.reason]), [o, 0, 0.0])
-        entry[1] += 1
-        entry[2] += o.latency_s
-    return [(o, n, t) for o, n, t in sorted(merged.values(), key=lambda x: -x[2])]
+def _batches(text: str) -> list[int]:
+    """Return the batches of ``batch=1,2,4``."""
+    name, _, values = text.partition("=")
+    try:
+        found = [int(v) for v in values.split(",")]
+    except ValueError:
+        found = []
+    if name.strip() != "batch" or not found or min(found) < 1:
+        raise GraphsError("a sweep names what changes and its values", received=text,
+                          allowed="batch=N,N,...", next_step="for example --sweep batch=1,2,4,8")  # fmt: skip
+    return sorted(set(found))
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON with a final newline."""
+def _trace(model: str, batch: int | None, dtype: str | None, training: bool) -> Any:
+    """Trace the model once for one batch, or read its trace."""
+    from graphs.tracing import frontends
+
+    saved = model.endswith((".json", ".json.gz", ".onnx")) and not model.startswith("hf:")
+    size = batch if batch is not None else (0 if saved else 1)
+    if not training:
+        return frontends.trace_model(model, batch=size, dtype=dtype)
+    if saved:
+        trace = frontends.trace_model(model, batch=size, dtype=dtype)
+        if not trace.training:
+            raise GraphsError("a saved trace of a forward pass holds no training step", received=model,
+                              next_step="trace the module with training=True, or name the model itself")  # fmt: skip
+        return trace
+    from graphs.tracing import trace as trace_module
+
+    found = frontends.load_model(model)
+    module = found.factory()
+    return trace_module(module.train(), found.make_inputs(size), dtype=dtype, name=found.name, training=True)
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import groupby
+from statistics import median
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from graphs.cli.text import percent, si, table
 from graphs.hardware import assets
 from graphs.hardware.calibration.artifact import HEADER
+from graphs.hardware.calibration.subgraph_model import HEADER as SUBGRAPH_HEADER
 from graphs.hardware.catalogue import FAMILIES, catalogue, resolve
 from graphs.hardware.profile import Figure, HardwareProfile, load_profile
 
@@ -45,9 +47,12 @@ def hardware(hardware_id: str | None, kind: str | None, fitted: bool, as_json: b
 def _describe(p: HardwareProfile) -> dict[str, Any]:
     """Return what the listing shows; a fitted model's arrays stay unread."""
     header = _header(p)
+    subgraphs = _subgraph_report(p)
     points = len(p.calibration.get("operations", ()))
     if header:
         state, words = "fitted", "fitted model"
+    elif subgraphs:
+        state, words = "fitted", (f"{points} measured points, " if points else "") + "subgraph model"
     elif points:
         state, words = "points", f"{points} measured points"
     elif p.measured_bandwidth is not None:
@@ -69,8 +74,9 @@ def _describe(p: HardwareProfile) -> dict[str, Any]:
         "measured_bandwidth_bytes_per_s": p.measured_bandwidth.value if p.measured_bandwidth else None,
         "state": state,
         "calibration": words,
-        "rows": provenance.get("rows") or points or None,
+        "rows": provenance.get("rows") or subgraphs.get("rows", {}).get("kept") or points or None,
         "held_out_median_ape": header.get("scores", {}).get("held_out", {}).get("all", {}).get("median_ape"),
+        "left_out_models_median_ape": _left_out_error(subgraphs),
         "date": provenance.get("date") or p.calibration.get("date") or None,
     }
 
@@ -81,6 +87,21 @@ def _header(p: HardwareProfile) -> dict[str, Any]:
         return {}
     header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return header
+
+
+def _subgraph_report(p: HardwareProfile) -> dict[str, Any]:
+    """Return what the model of fused subgraphs says of its fit, or an empty dict."""
+    path = assets.find_asset(f"{p.subgraph_model}/{SUBGRAPH_HEADER}") if p.subgraph_model else None
+    if path is None:
+        return {}
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["report"]
+    return report
+
+
+def _left_out_error(report: dict[str, Any]) -> float | None:
+    """Return the median over all campaigns and settings of the subgraphs' median error, their network left out."""
+    errors = [s["leave one model out"]["subgraph_median_ape"] for s in report.get("scores", ())]
+    return median(errors) if errors else None
 
 
 def _listing(described: list[dict[str, Any]]) -> str:
@@ -96,14 +117,15 @@ def _listing(described: list[dict[str, Any]]) -> str:
         out += ["", f"{FAMILIES.get(family, family)}:", *(next(lines) for _ in some)]
     count = sum(d["state"] == "fitted" for d in described)
     return "\n".join(out) + (
-        f"\n\n{len(described)} listed, {count} with a fitted model. The error is the median APE on held-out operators."
-        " Peaks and bandwidth are\nthe vendors' (*: nominal, unverified); where nothing was measured, max(FLOP /"
-        " (0.20 peak), bytes / bandwidth) answers.\n`graphs hardware ID` shows one machine with its sources."
+        f"\n\n{len(described)} listed, {count} with a fitted model. The error is the median APE on held-out operators;"
+        " of subgraph models, on networks\nleft out of the fit. Peaks and bandwidth are the vendors' (*: nominal,"
+        " unverified); where nothing was measured, max(FLOP / (0.20 peak),\nbytes / bandwidth) answers."
+        " `graphs hardware ID` shows one machine with its sources."
     )
 
 
 def _row(d: dict[str, Any]) -> list[str]:
-    peaks, error = d["peak_flops_per_s"], d["held_out_median_ape"]
+    peaks, error = d["peak_flops_per_s"], _error(d)
     # Enough to tell the machines apart; the page of one machine has all.
     shown = [t for t in ("fp32", "tf32", "bf16", "fp16", "int8") if t in peaks]
     if "bf16" in shown and peaks.get("fp16") == peaks["bf16"]:
@@ -118,6 +140,12 @@ def _row(d: dict[str, Any]) -> list[str]:
         percent(error) if error is not None else "-",
         d["date"] or "-",
     ]
+
+
+def _error(d: dict[str, Any]) -> float | None:
+    held_out: float | None = d["held_out_median_ape"]
+    left_out: float | None = d["left_out_models_median_ape"]
+    return left_out if held_out is None else held_out
 
 
 def _details(p: HardwareProfile) -> dict[str, Any]:
@@ -173,11 +201,14 @@ def _page(p: HardwareProfile, d: dict[str, Any]) -> str:
         add("power limit", si(p.tdp_w.value, "W"), p.tdp_w.source, p.tdp_w.note)
     state = d["calibration"]
     if d["rows"]:
-        error = d["held_out_median_ape"]
-        state += f", {d['rows']} rows, {d['date']}" if d["state"] == "fitted" else f", {d['date']}"
-        state += f", held-out median error {percent(error)}" if error is not None else ""
+        held_out, left_out = d["held_out_median_ape"], d["left_out_models_median_ape"]
+        state += f", {d['rows']} rows" if d["state"] == "fitted" else ""
+        state += f", {d['date']}" if d["date"] else ""
+        state += f", held-out median error {percent(held_out)}" if held_out is not None else ""
+        state += f", median error on networks left out of the fit {percent(left_out)}" if left_out is not None else ""
     head = [f"{p.id}: {p.name} ({p.vendor}, {p.family})", f"Calibration: {state}."]
-    head += [f"Fitted model: {p.model}"] if d["state"] == "fitted" else []
+    fitted = [f for f in ((p.model if _header(p) else None), (p.subgraph_model if _subgraph_report(p) else None)) if f]
+    head += [f"Fitted model: {', '.join(fitted)}"] if fitted else []
     head += [f"Also known as: {', '.join(p.aliases)}"] if p.aliases else []
     width = max(len(r[0]) for r in rows)
     wide = max(len(r[1]) for r in rows)

@@ -32,7 +32,7 @@ def test_commands_are_found_through_the_entry_points() -> None:
 
 def test_hardware_lists_peaks_and_says_where_nothing_was_measured() -> None:
     listed = {d["id"]: d for d in json.loads(run("hardware", "--json").output)}
-    assert listed["i7-12700k"]["calibration"] == "4 measured points"
+    assert listed["i7-12700k"]["calibration"] == "4 measured points, subgraph model"
     assert listed["h100-sxm"]["peak_flops_per_s"]["bf16"] == 989e12
     assert listed["h100-sxm"]["peak_sources"]["bf16"]
     assert "i7-12700k" in run("hardware").output
@@ -62,7 +62,7 @@ def test_calibration_none_answers_with_the_default(trace_file) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["estimate", "TRACE", "--hardware", "h1000"], "unknown hardware; received 'h1000'; allowed: h100-sxm"),
+        (["estimate", "TRACE", "--hardware", "h1000"], "unknown hardware; received 'h1000'; allowed: b100, h100-sxm"),
         (["estimate", "absent.json", "--hardware", "i7-12700k"], "a trace file cannot be read"),
         (["estimate", "resnet", "--hardware", "i7-12700k"], "torchvision:NAME"),
         (["estimate", "TRACE", "--hardware", "i7-12700k", "--dtype", "bf16"], "trace the module"),

@@ -40,7 +40,10 @@ def test_the_list_says_what_was_measured_of_each() -> None:
     assert states["hailo-8"] == states["a100-sxm-80gb"] == "default"
     for name, state in states.items():
         p = load_profile(name)
-        fitted = p.model is not None and assets.find_asset(f"{p.model}/model.json") is not None
+        files = [f"{p.model}/model.json"] * bool(p.model) + [f"{p.subgraph_model}/subgraphs.json"] * bool(
+            p.subgraph_model
+        )
+        fitted = any(assets.find_asset(f) is not None for f in files)
         assert (state == "fitted") == fitted, name
         assert (state == "default") == (not fitted and not p.calibration and p.measured_bandwidth is None), name
     line = next(x for x in run().output.split("\n") if x.startswith("hailo-8 "))
@@ -58,6 +61,16 @@ def test_a_fitted_machine_shows_rows_error_and_date_of_its_model() -> None:
     line = next(x for x in run("--fitted").output.split("\n") if x.startswith("h100-sxm "))
     assert f"{100 * d['held_out_median_ape']:.1f} %" in line
     assert str(d["rows"]) in line
+
+
+def test_a_machine_fitted_on_subgraphs_shows_the_error_on_networks_left_out() -> None:
+    path = assets.find_asset("models/ryzen-9-8945hs/subgraphs.json")
+    assert path is not None
+    (score,) = json.loads(path.read_text())["report"]["scores"]
+    d = listed("--fitted")["ryzen-9-8945hs"]
+    assert d["left_out_models_median_ape"] == score["leave one model out"]["subgraph_median_ape"]
+    assert d["held_out_median_ape"] is None
+    assert "subgraph model" in run("ryzen-9-8945hs").output.split("\n")[1]
 
 
 def test_figures_that_no_document_backs_carry_a_star() -> None:

@@ -51,7 +51,8 @@ def test_artifact_is_arrays_and_json_with_provenance(trained) -> None:
 def test_held_out_rows_are_predicted_better_than_by_any_baseline(trained) -> None:
     folder, _ = trained
     run("validate", "--hardware", "h100-sxm", "--data", folder / "data", "--calibration", folder / "model",
-        "--json", folder / "report.json", "--markdown", folder / "report.md")  # fmt: skip
+        "--json", folder / "report.json", "--markdown", folder / "report.md",
+        "--html", folder / "report.html")  # fmt: skip
     s = json.loads((folder / "report.json").read_text())
     assert {"all", "by_op", "by_dtype", "by_split", "models", "baselines"} <= set(s) | {"models"}
     assert set(s["baselines"]) >= {"default_20pct", "roofline", "lookup", "log_linear"}
@@ -64,6 +65,7 @@ def test_held_out_rows_are_predicted_better_than_by_any_baseline(trained) -> Non
         assert s["all"]["median_ape"] < baseline["all"]["median_ape"], name
         assert s["all"]["mape"] < baseline["all"]["mape"], name
     assert "# Accuracy on h100-sxm" in (folder / "report.md").read_text()
+    assert f"{100 * s['all']['median_ape']:.1f} %" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_own_rows_are_scored_by_the_model_and_rows_of_the_fit_are_left_out(trained) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def baselines(train: pd.DataFrame, test: pd.DataFrame, profile: HardwareProfile)
     roof = _roofline(test, profile)
     out = {"default_20pct": roof.default_s(), "roofline": roof.attainable_s}
     known = _Table(train, _roofline(train, profile).attainable_s)
-    query = _dimensions(test)
+    query = dimensions(test)
     for name, target, fit in (
         ("lookup", known.log_efficiency, _nearest),
         ("lookup_latency", known.log_latency, _nearest),
@@ -59,22 +60,51 @@ def _roofline(frame: pd.DataFrame, profile: HardwareProfile) -> Roofline:
     return Roofline.of(flops, nbytes, peak, profile.bandwidth_bytes_per_s)
 
 
-def _dimensions(frame: pd.DataFrame) -> dict[str, tuple[NDArray[np.int64], Array, list[tuple[Any, ...]]]]:
-    """Return for each kind: row positions, log2 of its dimensions (n, d), and the keys to look under."""
+def attainable_s(frame: pd.DataFrame, profile: HardwareProfile) -> Array:
+    """Return the roofline time of each row, (n,) seconds."""
+    return np.asarray(_roofline(frame, profile).attainable_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Rows of one kind as a table sees them.
+
+    Attributes
+    ----------
+    rows : (n,) int64
+        Positions in the frame.
+    log2 : (n, d) float64
+        Logarithms of the integer parameters (of a tuple: of its sum) and of the bytes.
+    names : tuple of str
+        What the columns of `log2` are.
+    keys : list of tuple
+        Kind, dtype, then the discrete parameters.
+    """
+
+    rows: NDArray[np.int64]
+    log2: Array
+    names: tuple[str, ...]
+    keys: list[tuple[Any, ...]]
+
+
+def dimensions(frame: pd.DataFrame) -> dict[str, Dimensions]:
+    """Return the rows of a frame by kind."""
     out = {}
     for group in ops.group_operators(frame["op"], frame["dtype"], frame["params"]) if len(frame) else []:
-        columns, discrete = [], []
+        columns, names, discrete = [], [], []
         for p in group.kind.params:
             column = group.params[p.name]
             if p.type is int:
                 columns.append(np.log2(np.maximum(np.nan_to_num(column, nan=1.0), 0.5)))
+                names.append(p.name)
             elif p.type is tuple:
                 columns.append(np.log2([float(np.sum(v)) for v in column]))
+                names.append(f"sum of {p.name}")
             else:
                 discrete.append(column)
         columns.append(np.log2(group.bytes))
         keys = [(group.kind.name, str(d), *(c[i] for c in discrete)) for i, d in enumerate(group.dtype)]
-        out[group.kind.name] = (group.rows, np.stack(columns, axis=1), keys)
+        out[group.kind.name] = Dimensions(group.rows, np.stack(columns, axis=1), (*names, "bytes"), keys)
     return out
 
 
@@ -86,21 +116,21 @@ class _Table:
         self.log_latency = np.log(latency)
         self.log_efficiency = np.log(attainable_s / latency)
         self.by_key: dict[tuple[Any, ...], list[tuple[int, Array]]] = {}
-        for rows, x, keys in _dimensions(frame).values():
-            for i, key in enumerate(keys):
+        for d in dimensions(frame).values():
+            for i, key in enumerate(d.keys):
                 for level in (key, key[:2], key[:1]):
-                    self.by_key.setdefault((len(level), *level), []).append((int(rows[i]), x[i]))
+                    self.by_key.setdefault((len(level), *level), []).append((int(d.rows[i]), d.log2[i]))
 
     def predict(
         self,
-        query: dict[str, tuple[NDArray[np.int64], Array, list[tuple[Any, ...]]]],
+        query: dict[str, Dimensions],
         target: Array,
         fit: Callable[[Array, Array, Array], Array],
     ) -> Array:
-        out = np.full(sum(len(rows) for rows, _, _ in query.values()), np.nan)
-        for rows, x, keys in query.values():
+        out = np.full(sum(len(d.rows) for d in query.values()), np.nan)
+        for d in query.values():
             chosen: dict[tuple[Any, ...], list[int]] = {}
-            for i, key in enumerate(keys):
+            for i, key in enumerate(d.keys):
                 for level in (key, key[:2], key[:1]):
                     full = (len(level), *level)
                     if len(self.by_key.get(full, ())) >= NEIGHBOURS:
@@ -108,7 +138,9 @@ class _Table:
                         break
             for full, members in chosen.items():
                 known = self.by_key[full]
-                out[rows[members]] = fit(np.stack([v for _, v in known]), target[[r for r, _ in known]], x[members])
+                out[d.rows[members]] = fit(
+                    np.stack([v for _, v in known]), target[[r for r, _ in known]], d.log2[members]
+                )
         return out
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from graphs.cli.text import percent, seconds, shorten, table
 from training.validate.models import worst_models
 
-_HEADER = ["", "rows", "median", "mean", "p90", "within 10 %", "bias", "90 % interval holds", "half-width", "default"]
+HEADER = ["", "rows", "median", "mean", "p90", "within 10 %", "bias", "in interval", "half-width", "default"]
 
 
 def render(summary: dict[str, Any], markdown: bool = False) -> str:
@@ -22,22 +22,22 @@ def render(summary: dict[str, Any], markdown: bool = False) -> str:
     lines = [("# " if markdown else "") + f"Accuracy on {summary['hardware']}", "", verdict(summary), ""]
     if summary.get("all", {}).get("n"):
         lines += [summary["what"], "Errors are |predicted / measured - 1|; bias is the geometric mean ratio - 1."]
-        lines += [title("Against the baselines"), make(_HEADER, _versus(summary))]
+        lines += [title("Against the baselines"), make(HEADER, versus(summary))]
         for key, name in (
             ("by_split", "By split"),
             ("by_family", "By family"),
             ("by_dtype", "By dtype"),
+            ("by_size", "By roofline time"),
+            ("by_intensity", "By arithmetic intensity (FLOP/byte)"),
             ("by_op", "By operator"),
         ):
-            lines += [title(name), make(_HEADER, [_row(k, v) for k, v in summary[key].items()])]
-        lines += [title("Outside the applicability domain"), _fallback(summary["fallback"])]
+            lines += [title(name), make(HEADER, [figure_row(k, v) for k, v in summary[key].items()])]
+        lines += [title("Outside the applicability domain"), _fallback(summary)]
+        lines += [title("Choosing between options"), _rank(summary)]
         lines += [title("Worst rows"), make(_WORST, [_worst(w) for w in summary["worst"][:10]])]
     models = summary.get("models") or {}
     if models.get("n"):
-        rows = [_row(f"mode {k}", v) for k, v in models["by_mode"].items()]
-        rows += [_row(f"dtype {k}", v) for k, v in models["by_dtype"].items()]
-        rows += [_row(f"device, {k}", v) for k, v in models["baselines"].items()]
-        lines += [title("Whole models"), make(_HEADER, rows), ""]
+        lines += [title("Whole models"), make(HEADER, model_rows(models)), ""]
         header = ["worst models", "batch", "dtype", "mode", "measured", "predicted", "error"]
         worst = [
             [w["model"], str(w["batch"]), w["dtype"], w["mode"], seconds(w["measured_s"]), seconds(w["predicted_s"]),
@@ -53,30 +53,62 @@ def render(summary: dict[str, Any], markdown: bool = False) -> str:
 
 
 def verdict(summary: dict[str, Any]) -> str:
-    """Return the result in a sentence or two."""
+    """Return the result in a sentence."""
     a, parts = summary.get("all", {}), []
     if a.get("n"):
         best = min((b["all"]["median_ape"], n) for n, b in summary["baselines"].items())
         noise = summary["noise"].get("median_ape")
         parts.append(
-            f"Over {a['n']} operator rows the model is off by {percent(a['median_ape'])} (median) and"
-            f" {percent(a['mape'])} (mean); the best baseline, {best[1]}, by {percent(best[0])} (median)"
-            + (f", and repeating the measurement by {percent(noise)}." if noise is not None else ".")
+            f"over {a['n']} operator rows it had not seen, the model is off by {percent(a['median_ape'])} (median) and"
+            f" {percent(a['mape'])} (mean), where the best baseline, {best[1]}, is off by {percent(best[0])} (median)"
+            + (f" and a second measurement by {percent(noise)}" if noise is not None else "")
         )
-    m = summary.get("models") or {}
-    if m.get("n"):
-        device = m["by_mode"].get("device", {})
-        shown, name = (device, "device time") if device.get("n") else (m, "eager time")
+    for mode, figures, how in model_headlines(summary.get("models") or {})[:1]:
         parts.append(
-            f"Over {shown['n']} whole-model rows ({name}) it is off by {percent(shown['median_ape'])} (median) and"
-            f" {percent(shown['mape'])} (mean)."
+            f"over {figures['n']} whole-model runs ({mode} time{how}) it is off by {percent(figures['median_ape'])}"
+            f" (median) and {percent(figures['mape'])} (mean)"
         )
-    return " ".join(parts) or "No rows were scored."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else "No rows were scored."
 
 
-def _versus(summary: dict[str, Any]) -> list[list[str]]:
-    rows = [_row("model", summary["all"])]
-    rows += [_row(n, b["all"]) for n, b in summary["baselines"].items()]
+def model_headlines(models: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
+    """Return (mode, figures, how they were come by) of whole models.
+
+    Where corrections were fitted to these models, the figures are those of each model left out of that fit; rows that
+    were fitted to are only shown, and said to be, where there are no others.
+    """
+    out = []
+    used = {(r["mode"] == "eager", r.get("use", "unseen")) for r in models.get("rows", [])}
+    for mode in ("device", "eager"):
+        left_out = models.get("left_out", {}).get(mode, {})
+        shown = models.get("by_mode", {}).get(mode, {})
+        if left_out.get("median_ape") is not None and left_out.get("mape") is not None:
+            out.append((mode, left_out, ", each model left out of the fit in turn"))
+        elif shown.get("n"):
+            in_sample = (mode == "eager", "in_sample") in used
+            out.append((mode, shown, ", models it was fitted to among them" if in_sample else ""))
+    return out
+
+
+def model_rows(models: dict[str, Any]) -> list[list[str]]:
+    """Return the table of whole models as text."""
+    rows = [figure_row(f"{k}, each model left out", _complete(v)) for k, v in models.get("left_out", {}).items()]
+    if models.get("by_use", {}).get("in_sample", {}).get("n"):
+        rows += [figure_row(k.replace("_", " "), v) for k, v in models["by_use"].items()]
+    for group in ("mode", "area", "dtype"):
+        rows += [figure_row(f"{group} {k}", v) for k, v in models.get(f"by_{group}", {}).items()]
+    return rows + [figure_row(f"device, {k}", v) for k, v in models["baselines"].items()]
+
+
+def _complete(figures: dict[str, Any]) -> dict[str, Any]:
+    return {"n": 0, "source_share": {}, **figures}
+
+
+def versus(summary: dict[str, Any]) -> list[list[str]]:
+    """Return rows of the model, the baselines and the noise."""
+    rows = [figure_row("model", summary["all"])]
+    rows += [figure_row(n, b["all"]) for n, b in summary["baselines"].items()]
     noise = summary["noise"]
     if noise.get("n"):
         rows.append(
@@ -90,40 +122,66 @@ def _versus(summary: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _row(name: str, m: dict[str, Any]) -> list[str]:
+_SOURCES = {"model", "calibrated_roofline", "proxy", "default"}
+
+
+def figure_row(name: str, m: dict[str, Any]) -> list[str]:
+    """Return the figures of a group as text, in the order of `HEADER`."""
+
     def p(key: str, digits: int = 1) -> str:
         return "-" if m.get(key) is None else percent(m[key], digits)
 
-    share = m.get("source_share", {}).get("default", 0.0)
+    share = m.get("source_share", {})
+    default = percent(share.get("default", 0.0)) if set(share) & _SOURCES else "-"
     return [
         name, str(m["n"]), p("median_ape"), p("mape"), p("p90_ape"), p("within_10pct", 0), p("bias"),
-        p("interval_coverage", 0), p("interval_half_width", 0), percent(share),
+        p("interval_coverage", 0), p("interval_half_width", 0), default,
     ]  # fmt: skip
 
 
-_WORST = ["operator", "params", "split", "measured", "predicted", "source"]
+_WORST = ["operator", "params", "split", "measured", "predicted", "reason"]
+
+
+def params_text(params: dict[str, Any]) -> str:
+    """Return parameters as ``name=value``."""
+    return " ".join(f"{k}={v}" for k, v in params.items())
 
 
 def _worst(w: dict[str, Any]) -> list[str]:
-    params = " ".join(f"{k}={v}" for k, v in w["params"].items())
     return [
-        f"{w['op']} {w['dtype']}",
-        shorten(params, 70),
-        w["split"],
-        seconds(w["measured_s"]),
-        seconds(w["predicted_s"]),
-        w["source"],
-    ]
+        f"{w['op']} {w['dtype']}", shorten(params_text(w["params"]), 70), w["split"], seconds(w["measured_s"]),
+        seconds(w["predicted_s"]), w["why"],
+    ]  # fmt: skip
 
 
-def _fallback(f: dict[str, Any]) -> str:
+def domain_sentence(summary: dict[str, Any]) -> str:
+    """Return how many rows were outside the domain, and what answering them by the default cost."""
+    f = summary["fallback"]
     if not f["default"]["n"]:
         return "No row was outside."
-    reasons = "".join(f"\n- {n} x {r}" for r, n in f["reasons"].items())
     return (
-        f"{f['default']['n']} rows ({percent(f['share'])}) were outside and answered by the 20 % default:"
+        f"Outside, and answered by the 20 % default: {f['default']['n']} of {summary['all']['n']} rows"
+        f" ({percent(f['share'], 2)}),"
         f" median / mean error {percent(f['default']['median_ape'])} / {percent(f['default']['mape'])}; extrapolating"
-        f" would have given {percent(f['extrapolated']['median_ape'])} / {percent(f['extrapolated']['mape'])}.{reasons}"
+        f" would have given {percent(f['extrapolated']['median_ape'])} / {percent(f['extrapolated']['mape'])}."
+    )
+
+
+def _fallback(summary: dict[str, Any]) -> str:
+    reasons = summary["fallback"]["reasons"].items()
+    return domain_sentence(summary) + "".join(f"\n- {n} x {r}" for r, n in reasons)
+
+
+def _rank(summary: dict[str, Any]) -> str:
+    rank = summary["rank"]
+    if rank["spearman"] is None or rank["pairs_in_order"] is None:
+        return "Too few rows to order."
+    within = rank["within_op_median"]
+    return (
+        f"Spearman's rank correlation is {rank['spearman']:.3f} over all rows"
+        + (f" and {within:.3f} within an operator (median)" if within is not None else "")
+        + f"; of {rank['pairs']} pairs of one operator more than 5 % apart, {percent(rank['pairs_in_order'])} are in"
+        " the right order."
     )
 
 
