@@ -80,7 +80,7 @@ def _ensemble(
 ) -> TreeEnsemble:  # fmt: skip
     return TreeEnsemble(
         feature=np.concatenate(feature).astype(np.int16),
-        threshold=np.concatenate(threshold).astype(np.float64),
+        threshold=np.concatenate(threshold).astype(np.float32).astype(np.float64),  # as it will be stored
         left=np.concatenate(left).astype(np.int32),
         right=np.concatenate(right).astype(np.int32),
         value=np.concatenate(value).astype(np.float32),

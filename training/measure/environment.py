@@ -42,7 +42,8 @@ def record(kind: str, threads: int | None = None) -> dict[str, Any]:
         "clock_hz": clock_hz(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "hypervisor": "hypervisor" in _cpu_flags(),
-        "system": f"{platform.system()} {platform.release()}",
+        # the kernel's version, without the builder's suffix
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "blas": _config("BLAS_INFO") + _found(r"Math Kernel Library Version (\S+)"),

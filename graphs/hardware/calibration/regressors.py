@@ -50,7 +50,7 @@ class TreeEnsemble:
     feature : (nodes,) int16
         Feature tested at a node, -1 at a leaf.
     threshold : (nodes,) float64
-        Go left where x <= threshold (missing values do not occur).
+        Go left where x <= threshold (missing values do not occur); of single precision, as it is stored.
     left, right : (nodes,) int32
         Children, absolute positions; a leaf points to itself.
     value : (nodes,) float32
@@ -92,15 +92,23 @@ class TreeEnsemble:
         return self.predict(x)[None]
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
+        # Steps from a node to its children repeat, positions do not: they compress to a third.
+        own = np.arange(len(self.left), dtype=np.int32)
         return {
-            "feature": self.feature, "threshold": self.threshold, "left": self.left, "right": self.right,
-            "value": self.value, "roots": self.roots, "depth": np.array(self.depth), "base": np.array(self.base),
+            "feature": self.feature, "threshold": self.threshold.astype(np.float32), "left_step": self.left - own,
+            "right_step": self.right - own, "value": self.value, "roots": self.roots, "depth": np.array(self.depth),
+            "base": np.array(self.base),
         }  # fmt: skip
 
     @classmethod
     def from_arrays(cls, a: Arrays) -> TreeEnsemble:
+        if "left" in a:  # older files hold positions
+            left, right = a["left"], a["right"]
+        else:
+            own = np.arange(len(a["left_step"]), dtype=np.int32)
+            left, right = a["left_step"] + own, a["right_step"] + own
         return cls(
-            a["feature"], a["threshold"], a["left"], a["right"], a["value"], a["roots"],
+            a["feature"], a["threshold"].astype(np.float64), left, right, a["value"], a["roots"],
             int(a["depth"]), float(a["base"]),
         )  # fmt: skip
 
