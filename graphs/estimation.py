@@ -198,7 +198,11 @@ def estimate_trace(
         host_s, total = eager_s(rows, index, host, mapper.host_and_device_overlap)
         waiting = total - device
         calls.append(overhead_row(waiting, known))
-    interval, source = _interval(rows, index, total, waiting, mode, mapper, terms, host_overhead is not None)
+    other_host = mode == "eager" and host_overhead is not None
+    interval, source = _interval(rows, index, total, waiting, mode, mapper, terms, other_host)
+    if trace.training:
+        # What is known of forward passes' errors says nothing of backward passes.
+        interval, source = (float("nan"), float("nan")), "nothing: no training step was measured"
     return LatencyEstimate(
         float(total), interval, tuple(calls), trace.name, mapper.resource_model.id, trace.dtype, mode, trace.batch,
         notes, host_s, source, memory_of(trace, mapper.resource_model.memory_bytes),

@@ -35,7 +35,8 @@ class IntervalTerms:
     The difficulty has a part that all operators share, a part that is independent from one distinct operator to the
     next, a constant, and one for the share of time that the device waits for the host:
     ``sqrt((shared * sum s)^2 + sum s^2 + constant^2 + (waiting * w)^2)``, s = share of time x log half-width of
-    the operator.  The quantile is conformal, over models that were left out of the choice of the other three.
+    the operator.  The quantile is conformal, over rows that were predicted without their model; the other three, few
+    values of each, were chosen on all of these rows.
     """
 
     quantile: float

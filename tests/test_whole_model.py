@@ -156,6 +156,9 @@ def test_the_interval_of_an_estimate_is_that_of_its_mode() -> None:
         assert low * high == pytest.approx(e.latency_s**2)
     other = estimate_trace(matmuls(), mapper, "eager", host_overhead={"scale": 0.5})
     assert "as it was given" in other.interval_source
+    # device time has no host: another one changes neither the time nor the interval
+    same = estimate_trace(matmuls(), mapper, "device", host_overhead={"scale": 0.5})
+    assert (same.interval_s, same.interval_source) == (device.interval_s, device.interval_source)
 
 
 def test_terms_are_read_as_training_writes_them() -> None:

@@ -226,8 +226,11 @@ def _targets(headers: dict[str, Any]) -> str:
     if not rows:
         return ""
     table = _table(["hardware", "rows", "number", "target", "reached", "missed by, points"], rows, 2)
+    named = {name for name, *_ in TARGETS}
     fitted = ", ".join(
-        f"{name} ({h['provenance'].get('form')}, fitted {h['provenance'].get('date')})" for name, h in headers.items()
+        f"{name} ({h['provenance'].get('form')}, fitted {h['provenance'].get('date')})"
+        for name, h in headers.items()
+        if name in named
     )
     note = _text(f"On held-out rows, from the scores in `models/*/model.json`: {fitted}.")
     return f"## Targets\n\n{note}\n\n{table}"

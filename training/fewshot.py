@@ -103,6 +103,10 @@ class Prior:
     t0_s: Array
     roofline_there_s: Array
 
+    def of_rows(self, some: NDArray[np.bool_]) -> Prior:
+        """Return what it says of some of the configurations."""
+        return Prior(self.there_s[some], self.t0_s[some], self.roofline_there_s[some])
+
 
 def prior_of(known: Known, target: pd.DataFrame) -> Prior:
     """Return what the prior says of the rows of `target` (op, dtype, params, split)."""
@@ -225,17 +229,19 @@ def learning_curve(
 ) -> list[Point]:
     """Return errors on held-out rows after learning from `counts` random training rows; means over `seeds`.
 
-    Without `prior` the same learner starts from the roofline instead.  0 rows: the prior alone.  All held-out rows that
-    the prior answers are scored.
+    Without `prior` the same learner starts from the roofline instead, plus the fixed cost of a call that the chosen
+    rows show.  0 rows: the prior alone, or the roofline alone.  All held-out rows that the prior answers are scored.
     """
     here = shared_features(frame, machine)
-    if prior is not None:
-        base = base_log_s(prior, here)
-    else:
-        t0 = float(np.quantile(frame.loc[frame["split"] == "train", "median_us"], 0.01)) * 1e-6
-        base = np.log(t0 + here.roofline_s)
     latency = frame["median_us"].to_numpy(dtype=np.float64) * 1e-6
-    known = np.isfinite(base)
+
+    def base_from(some: NDArray[np.int64]) -> Array:
+        if prior is not None:
+            return base_log_s(prior, here)
+        t0 = float(np.quantile(latency[some], 0.01)) if len(some) else 0.0
+        return np.asarray(np.log(t0 + here.roofline_s))
+
+    known = np.isfinite(base_from(np.empty(0, dtype=np.int64)))
     train = np.flatnonzero((frame["split"] == "train").to_numpy() & known)
     held_out = np.flatnonzero((frame["split"] != "train").to_numpy() & known)
     points = []
@@ -243,6 +249,7 @@ def learning_curve(
         scores = []
         for seed in seeds if 0 < count < len(train) else seeds[:1]:
             some = np.random.default_rng(seed).permutation(train)[:count]
+            base = base_from(some)
             got = np.exp(base[held_out])
             if count:
                 got = latency_with(learnt(here, base, latency, some, seed), here, base, held_out)

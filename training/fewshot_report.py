@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
 
 from graphs.cli.text import percent, table
 from graphs.hardware.profile import load_profile
@@ -22,19 +23,22 @@ mean over three choices.
 
 The prior has not seen the rows it is scored on: held-out configurations, which are the same on every machine, get the
 prediction of the prior's twin, configurations that the prior's machine never measured that of its shipped model.
-Without prior, the same learner starts from the roofline. What all rows give to the full recipe of `graphs train`
-stands in [accuracy.md](accuracy.md).
+Without prior, the same learner starts from the roofline and the fixed cost of a call that its rows show, and is scored
+on the same held-out rows. What all rows give to the full recipe of `graphs train` stands in
+[accuracy.md](accuracy.md).
 """
 
 
 def curves(prior: str, hardware: str, data: Path | None = None) -> dict[str, list[Point]]:
-    """Return the learning curves of one machine ``with`` and ``without`` the prior."""
+    """Return the learning curves of one machine ``with`` and ``without`` the prior, scored on the same rows."""
     profile = load_profile(hardware)
     frame, _, _ = read_frame(profile, data_folder(profile, data))
     peaks = machine_of(load_profile(prior)).peaks
     frame = frame[frame["dtype"].isin(peaks)].reset_index(drop=True)
     machine = machine_of(profile)
     said = prior_of(known_of(prior), frame)
+    answered = np.isfinite(said.there_s)
+    frame, said = frame[answered].reset_index(drop=True), said.of_rows(answered)
     return {name: learning_curve(frame, machine, p, COUNTS) for name, p in (("with", said), ("without", None))}
 
 

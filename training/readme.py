@@ -1,4 +1,4 @@
-"""Write the accuracy table into README.md from the fitted models' own scores: ``python -m training.readme``."""
+"""Write README.md's accuracy table and figure from the fitted models: ``python -m training.readme``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from typing import Any
 
 import click
 
-from graphs.cli.text import percent
+from graphs.figures.units import percent
 
+#: The machine of the figure.
+SHOWN = "h100-sxm"
 _MARK = re.compile(r"(<!-- accuracy:begin -->\n).*?(<!-- accuracy:end -->)", re.DOTALL)
 
 
 def accuracy_table(headers: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: held-out error of the model, of the best baseline and of the measurement itself."""
+    """Return a Markdown table of held-out errors and of those of whole networks left out of the fit.
+
+    Parameters
+    ----------
+    headers : list of dict
+        Headers of the fitted models (``model.json``).
+    """
     lines = [
-        "| hardware | held-out rows | median / mean error | within 10 % | best baseline (median / mean) | fixed 20 % |"
-        " retest |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| hardware | held-out operators | median / mean error | within 10 % | 90 % interval holds |"
+        " best baseline | fixed 20 % | noise | networks, device | networks, eager |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for h in headers:
         scores = h["scores"]
@@ -27,31 +35,52 @@ def accuracy_table(headers: list[dict[str, Any]]) -> str:
         # the fixed 20 % has a column of its own
         others = {n: b for n, b in scores["baselines"].items() if n != "default_20pct"}
         name, best = min(others.items(), key=lambda item: item[1]["median_ape"])
-        default = scores["baselines"]["default_20pct"]
-        noise = scores["noise"].get("median_ape")
+        noise, default = scores["noise"].get("median_ape"), scores["baselines"]["default_20pct"]
         lines.append(
-            f"| {h['hardware']} | {a['n']} | {_pair(a)} | {percent(a['within_10pct'], 0)} | {name} {_pair(best)} |"
-            f" {_pair(default)} | {percent(noise) if noise is not None else '-'} |"
+            f"| {h['hardware']} | {a['n']} | **{_pair(a)}** | {percent(a['within_10pct'], 0)} |"
+            f" {percent(a['interval_coverage'], 0)} | {name} {_pair(best)} | {_pair(default)} |"
+            f" {percent(noise) if noise is not None else '-'} | {_networks(h, 'device')} | {_networks(h, 'eager')} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _networks(header: dict[str, Any], mode: str) -> str:
+    terms = header.get("whole_models", {}).get(mode) or {}
+    return f"{_pair(terms['lomo'])} ({terms['rows']} rows)" if "lomo" in terms else "-"
 
 
 def _pair(m: dict[str, Any]) -> str:
     return f"{100 * m['median_ape']:.1f} / {100 * m['mape']:.1f} %"
 
 
+def error_figure(root: Path) -> str:
+    """Return the SVG with the distribution of errors on held-out rows, beside the baselines and the noise."""
+    from training.validate.build import build_summary
+    from training.validate.figures import error_distribution
+
+    summary = build_summary(SHOWN, None, None, None, root / "data" / SHOWN, None, "python -m training.readme")
+    return error_distribution(summary, f"Errors on held-out operators, {SHOWN}")
+
+
 @click.command()
 @click.option("--check", is_flag=True, help="fail if the table is not the models' present scores")
 def main(check: bool) -> None:
-    """Write the accuracy table into README.md."""
+    """Write the accuracy table into README.md, and the figure that it shows."""
     root = Path(__file__).resolve().parent.parent
-    headers = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((root / "models").glob("*/model.json"))]
+    # Measured here: models of other projects' data have pages of their own.
+    folders = sorted(p.parent.name for p in (root / "data").glob("*/ops.parquet"))
+    headers = [json.loads((root / "models" / f / "model.json").read_text(encoding="utf-8")) for f in folders]
     readme = root / "README.md"
     old = readme.read_text(encoding="utf-8")
-    new = _MARK.sub(lambda m: m[1] + accuracy_table([h for h in headers if h.get("scores")]) + m[2], old)
-    if check and new != old:
-        raise SystemExit("README.md does not show the models' present scores; run `python -m training.readme`")
+    new = _MARK.sub(lambda m: m[1] + accuracy_table(headers) + m[2], old)
+    if check:
+        if new != old:
+            raise SystemExit("README.md does not show the models' present scores; run `python -m training.readme`")
+        return
     readme.write_text(new, encoding="utf-8")
+    figure = root / "docs" / "figures" / f"{SHOWN}-errors.svg"
+    figure.parent.mkdir(exist_ok=True)
+    figure.write_text(error_figure(root) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

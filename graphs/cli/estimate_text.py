@@ -28,7 +28,7 @@ def headline(e: LatencyEstimate) -> dict[str, Any]:
     """Return what was asked and the total as plain data."""
     return {
         "name": e.name, "hardware": e.hardware, "dtype": e.dtype, "mode": e.mode, "batch": e.batch,
-        "latency_s": e.latency_s, "interval_s": [number(v) for v in e.interval_s],
+        "latency_s": e.latency_s, "interval_s": [number(v) for v in e.interval_s], "interval_source": e.interval_source,
         "throughput_per_s": number(e.throughput_per_s), "flops": e.flops, "device_s": e.device_s,
         "waiting_s": number(e.waiting_s), "host_s": number(e.host_s), "coverage": e.coverage,
         "memory": _memory_dict(e), "notes": list(e.notes),
@@ -120,7 +120,7 @@ def interval_text(e: LatencyEstimate) -> str:
     """Return the interval in brackets, or why there is none."""
     low, high = e.interval_s
     if not (math.isfinite(low) and math.isfinite(high)):
-        return "  (no interval: not calibrated)"
+        return f"  (no interval: {e.interval_source.partition(': ')[2] or 'not calibrated'})"
     return f"  (90 %: {seconds(low)} to {seconds(high)})"
 
 

@@ -13,7 +13,8 @@ from graphs.errors import GraphsError, MissingExtraError
 GROUP = "graphs.commands"
 #: What an optional dependency is installed with.
 _EXTRAS = {"training": "training", "sklearn": "training", "pandas": "training", "pyarrow": "training",
-           "joblib": "training", "threadpoolctl": "training", "torch": "trace", "jinja2": "report"}  # fmt: skip
+           "joblib": "training", "threadpoolctl": "training", "scipy": "training", "torch": "trace",
+           "jinja2": "report"}  # fmt: skip
 
 
 class Commands(click.Group):

@@ -13,7 +13,7 @@ _HEAD = """# Command line
 
 Written by `python -m graphs.cli.reference`; do not edit. `graphs COMMAND --help` prints the same.
 Exit codes: 0 done; 1 a check failed (`validate --compare`); 2 a mistake in what was asked, with a line that says what
-to do.
+to do; 3 and 4 what `measure --check` found.
 """
 
 

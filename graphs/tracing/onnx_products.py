@@ -155,6 +155,9 @@ def einsum(n: Node) -> Done:
 
 @node("Attention")
 def attention(n: Node) -> Done:
+    if any(x is not None for x in n.inputs[4:6]):
+        # Keys and values of earlier tokens would be left out.
+        raise NotImplementedError("an Attention over past keys and values")
     q, k, v = (_heads(x, n.attributes.get(name)) for x, name in zip(
         given(n)[:3], ("q_num_heads", "kv_num_heads", "kv_num_heads"), strict=True))  # fmt: skip
     mask = n.inputs[3] if len(n.inputs) > 3 else None

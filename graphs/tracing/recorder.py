@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ _DISPATCH_KEY = torch._C.DispatchKey.CompositeImplicitAutograd
 class _OpInfo:
     """What is the same at every call of one framework operator."""
 
-    __slots__ = ("aten", "base", "mutates", "schema", "takes_apart", "view")
+    __slots__ = ("aten", "base", "schema", "takes_apart", "view")
 
     def __init__(self, func: Any) -> None:
         self.aten = func.name().replace("::", ".")
@@ -44,7 +44,6 @@ class _OpInfo:
         self.base = base_name(self.aten)
         self.schema = tuple(a.name for a in func._schema.arguments)
         self.view = bool(getattr(func, "is_view", False))
-        self.mutates = func._schema.is_mutable
         self.takes_apart = (
             self.base not in WHOLE
             and self.base not in ("set_", "record_stream")
@@ -66,17 +65,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     notes : list of str
     """
 
-    def __init__(self, *, tf32: bool = False) -> None:
+    def __init__(self, *, tf32: bool = False, held: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tf32 = tf32
         self.calls: list[TracedOperator] = []
         self.notes: list[str] = []
         self.path: list[str] = [""]
-        self.dispatched = self.views = 0
-        self.live_bytes = self.peak_bytes = 0
+        self.dispatched = self.views = self.live_bytes = self.peak_bytes = 0
         self._info: dict[Any, _OpInfo] = {}
         self._priced: dict[Any, list[TracedOperator]] = {}
-        self._stores: set[int] = set()
+        self._stores = {t.untyped_storage()._cdata for t in held}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -154,8 +152,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.views += 1
         if info.base == "_grouped_mm":
             self._assume("which expert a token goes to depends on data: an even spread over the experts is assumed")
-        path = self.path[-1]
-        self.calls += [_at(p, path) for p in priced]
+        self.calls += [_at(p, self.path[-1]) for p in priced]
 
     def _operator(self, p: Any, info: _OpInfo) -> TracedOperator:
         dtype = p.dtype
@@ -239,8 +236,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live_bytes -= nbytes
 
 
-def _at(operator: TracedOperator, path: str) -> TracedOperator:
-    o = operator
+def _at(o: TracedOperator, path: str) -> TracedOperator:
     return TracedOperator(o.op, o.params, o.dtype, 1, path, o.aten, o.match, o.note)
 
 

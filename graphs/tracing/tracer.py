@@ -77,11 +77,13 @@ def trace(
     check_optimizer(optimizer, training)
     target = _TORCH[dtype] if dtype else None
     parameters = list({id(p): p for p in module.parameters()}.values())
-    recorder = Recorder(tf32=dtype == "tf32")
     gradients = torch.enable_grad() if training else torch.no_grad()
     with gradients, fake_mode(), library_shims(), _without_data(module, target, training) as held:
         args, kwargs = _arguments(_as_fakes(inputs, target, training))
-        given = sum(t.untyped_storage().nbytes() for t in _leaves((args, kwargs)))
+        tensors = _leaves((args, kwargs))
+        given = sum(t.untyped_storage().nbytes() for t in tensors)
+        # An in-place operator returns memory that is counted already.
+        recorder = Recorder(tf32=dtype == "tf32", held=(*tensors, *module.parameters(), *module.buffers()))
         update = None
         if training:
             _run(Step(module, recorder), args, kwargs, recorder, module)

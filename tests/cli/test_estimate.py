@@ -135,6 +135,10 @@ def test_training_step_is_longer_and_says_that_it_is_not_validated() -> None:
     assert 2 * forward["flops"] < step["flops"] < 3.5 * forward["flops"]
     assert step["latency_s"] > 1.5 * forward["latency_s"]
     assert any("not validated" in n for n in step["notes"])
+    # errors of forward passes say nothing of it
+    assert step["interval_s"] == [None, None]
+    assert "no training step was measured" in step["interval_source"]
+    assert forward["interval_s"][0] < forward["latency_s"] < forward["interval_s"][1]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,8 @@ def test_training_step_is_longer_and_says_that_it_is_not_validated() -> None:
         (["TRACE", "--hardware", "i7-12700k", "--batch", "2", "--sweep", "batch=8"], "leave out --batch"),
         (["TRACE", "--hardware", "i7-12700k", "--calibration", "none", "--compare-uncalibrated"], "leave out one"),
         (["TRACE", "--hardware", "i7-12700k", "--thermal-profile", "30w"], "thermal"),
-        (["TRACE", "--hardware", "i7-12700k", "--training-step"], "holds no training step"),
+        (["TRACE", "--hardware", "jetson-orin-agx@30w", "--thermal-profile", "15w"], "two thermal profiles"),
+        (["TRACE", "--hardware", "i7-12700k", "--training-step"], "holds a forward pass only"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_line_that_says_what_to_do(args, words, trace_file) -> None:

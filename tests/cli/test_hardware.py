@@ -140,7 +140,7 @@ def test_the_list_reads_no_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("graphs.hardware.calibration.artifact.np.load", refuse)
     monkeypatch.setattr("graphs.hardware.calibration.artifact.load_model", refuse)
-    start = time.perf_counter()
+    start = time.process_time()
     assert run().exit_code == 0
     # generous: 0.1 s on a quiet machine
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3

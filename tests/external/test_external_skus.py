@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from external_rows import gemm_rows, write
+from threadpoolctl import threadpool_limits
 
 import graphs
 from graphs.errors import UnknownHardwareError
@@ -27,12 +29,20 @@ COMMON = {"neusight": ("softmax", {"rows": 4096, "cols": 1024}, "fp32"),
           "aiconfigurator": ("linear", {"m": 512, "n": 4096, "k": 4096}, "bf16")}  # fmt: skip
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the command does: threads that wait for each other take many times as long on small tables."""
+    with threadpool_limits(limits=1):
+        yield
+
+
 def test_every_fitted_sku_is_one_that_can_be_fitted_again() -> None:
     assert set(SHIPPED) <= set(skus())
     with pytest.raises(UnknownHardwareError, match=r"t4\+torch2.1"):
         find("t4+torch9")
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_fit_on_made_up_rows_answers_with_interval_and_domain(tmp_path: Path) -> None:
     ms = [1, 3, 8, 20, 64, 65, 128, 200, 512, 1000, 2048, 4096, 8192]
     data = write(tmp_path / "data", gemm=gemm_rows(ms))
@@ -61,10 +71,11 @@ def test_fit_on_made_up_rows_answers_with_interval_and_domain(tmp_path: Path) ->
     assert (tmp_path / "models" / "h100-sxm+trtllm1.3" / "model.npz").read_bytes() == before
 
 
-def test_shrinking_changes_predictions_by_less_than_a_thousandth() -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_shrinking_changes_predictions_by_at_most_a_fifth_of_a_percent() -> None:
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.integers(0, 50, 2000), rng.normal(size=2000)]).astype(float)
-    full = fit_trees(x, np.sin(x[:, 0]) + 0.1 * x[:, 1], 0)
+    full = fit_trees(x, np.sin(x[:, 0]) + 0.1 * x[:, 1], 0, max_iter=100)
     small = shrink(full)
     np.testing.assert_allclose(small.predict(x), full.predict(x), atol=2e-3)
     assert sum(a.nbytes for a in small.arrays().values()) < 0.6 * sum(a.nbytes for a in full.arrays().values())

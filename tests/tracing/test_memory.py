@@ -97,6 +97,12 @@ def test_shared_tensors_count_once_and_dtypes_as_traced() -> None:
     assert m.activations_peak_bytes == 3 * x.numel() * 2
 
 
+def test_an_input_that_is_overwritten_counts_once() -> None:
+    x = torch.empty(4, 32)
+    net = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.SiLU(inplace=True), torch.nn.Tanh())
+    assert memory(trace(net, x)).activations_peak_bytes == 2 * x.nbytes
+
+
 def test_fits_is_said_only_where_it_is_clear() -> None:
     t = Trace((), parameter_bytes=800, buffer_bytes=0, peak_activation_bytes=100)
     assert memory(t).fits is None

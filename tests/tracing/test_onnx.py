@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch import nn  # noqa: E402
 
 from graphs.tracing import Trace, trace  # noqa: E402
 from graphs.tracing.frontends import trace_model  # noqa: E402
+from graphs.tracing.layout import View  # noqa: E402
 from graphs.tracing.onnx_graph import trace_onnx  # noqa: E402
+from graphs.tracing.onnx_nodes import NODES, Node  # noqa: E402
 
 
 class Builder:
@@ -164,6 +167,15 @@ def test_nodes_that_nothing_prices_are_counted(tmp_path: Path) -> None:
     assert sum(o.count for o in t.unmodelled) == 3
     assert "3 nodes are not priced: 1 x Relu, 2 x own.domain.Fancy" in t.notes
     assert {o.note for o in t.unmodelled} == {"no rule for this node", "its shapes are not known"}
+
+
+def test_attention_over_a_past_is_not_priced_as_if_it_had_none() -> None:
+    x = View((2, 4, 8, 16), (512, 128, 16, 1), "bf16", 2)
+    node = Node("Attention", (x, x, x), (None,) * 3, (x,), {"is_causal": 1})
+    (call,) = NODES["Attention"](node).calls
+    assert call.base == "scaled_dot_product_attention"
+    with pytest.raises(NotImplementedError, match="past keys"):
+        NODES["Attention"](replace(node, inputs=(x, x, x, None, x, x), data=(None,) * 6))
 
 
 def test_tables_norms_and_reductions(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from tracing_modules import Decoder, Residual  # noqa: E402
 import graphs.ops as ops  # noqa: E402
 from graphs.errors import TracingError  # noqa: E402
 from graphs.tracing import Trace, memory, trace, zoo  # noqa: E402
+from graphs.tracing.layout import View  # noqa: E402
+from graphs.tracing.rules.backward import attention_backward  # noqa: E402
+from graphs.tracing.rules.core import Call  # noqa: E402
 from graphs.tracing.training_step import BACKWARD, UNVALIDATED, UPDATE  # noqa: E402
 
 
@@ -172,6 +175,15 @@ def test_peak_of_a_step_is_that_of_the_frameworks_allocator(
     module, x = make().train(), torch.randn(shape)
     t = trace(module, x, training=True)
     assert t.peak_activation_bytes == pytest.approx(allocated(module, x) + x.nbytes, rel=tolerance)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(8, 8), (10, 5), (14, 7), (12, 1), (1, 1)])
+def test_backward_of_grouped_attention_is_of_valid_shapes(heads: int, groups: int) -> None:
+    q, k = (View((2, h, 64, 32), (h * 2048, 2048, 32, 1), "bf16", 2) for h in (heads, groups))
+    priced = attention_backward(Call("aten._scaled_dot_product_flash_attention_backward.default", (q, q, k, k)))
+    forward = ops.evaluate("sdpa", ops.get("sdpa").validate(dict(priced[0].params)), 2).flops
+    total = sum(ops.evaluate(p.op, ops.get(p.op).validate(dict(p.params)), 2).flops for p in priced)
+    assert total == (2.5 if heads > 1 else 3) * forward
 
 
 def test_errors() -> None:

@@ -43,6 +43,17 @@ def test_a_summary_against_itself_passes(before) -> None:
     assert "models device" in {g["group"] for g in gate["not_tested"]}  # two model runs are too few
 
 
+def test_figures_of_models_left_out_of_the_fit_stand_beside_those_of_all(before) -> None:
+    left = {"n": 2, "models": 2, "median_ape": 0.3, "mape": 0.4}
+    after = {**before, "models": {**before["models"], "left_out": {"device": {**left, "median_ape": 0.2}}}}
+    first = {**before, "models": {**before["models"], "left_out": {"device": left, "eager": left}}}
+    groups = {g["group"]: g for g in compare(first, after, ("a", "b"))["groups"]}
+    found = groups["models device, each left out of the fit"]
+    assert (found["a"]["median_ape"], found["b"]["median_ape"]) == (0.3, 0.2)
+    assert "models eager, each left out of the fit" not in groups
+    assert "models device, each left out of the fit" in render(compare(first, after, ("a", "b")))
+
+
 def test_one_operator_that_got_worse_fails_with_its_rows(before) -> None:
     c = compare(before, changed(before, of_op(before, "gelu", 1.25)), ("a", "b"))
     failed = {r["group"]: r for r in c["gate"]["regressions"]}

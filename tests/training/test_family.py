@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from graphs.hardware.calibration.regressors import Student
+from training.fit import family, student, trees
 from training.fit.family import FLOOR, Rows, _weigh, conformal, fit_family
 
 
@@ -87,14 +89,32 @@ def test_rows_of_another_machine_are_learnt_from_but_never_scored() -> None:
     assert f.scores["rows"] == (rows.train & rows.own).sum() == f.interval.rows
 
 
-def test_student_learns_prediction_and_spread_of_its_teacher(fitted) -> None:
+def test_student_learns_prediction_and_spread_of_its_teacher(fitted, monkeypatch) -> None:
+    # a fifth of the steps, which is enough for four features
+    monkeypatch.setattr(student, "STEPS", 1000)
     rows, f = fitted
-    student = fit_family(rows, seed=0, distil=True)
+    y = np.log(rows.latency_s / (f.t0_s + rows.roofline_s))
+    spread = f.teacher.predict(rows.x[rows.train], rows.labels(rows.train))[1]
+    taught_by = family._student(f.teacher, rows, y, rows.train, spread, seed=0)
     held_out = rows.x[~rows.train]
-    taught, spread = student.twin.members[0].predict_with_spread(held_out)
-    teacher, teacher_spread = f.twin.predict(held_out, {})
+    taught, spread = taught_by.members[0].predict_with_spread(held_out)
+    teacher, teacher_spread = f.teacher.predict(held_out, {})
     # far closer to the teacher than the targets are spread (0.45)
     assert np.median(np.abs(taught - teacher)) < 0.05
     # Here the members differ by chance alone (or one of them answers alone, with no spread), so only the size of their
     # difference can be learnt; an interval sees it with the floor added.
     assert 0.4 < (np.median(spread) + FLOOR) / (np.median(teacher_spread) + FLOOR) < 2.5
+
+
+def test_distilling_ships_one_student_of_each_stack(monkeypatch) -> None:
+    monkeypatch.setattr(student, "STEPS", 40)
+    monkeypatch.setitem(trees.PARAMETERS, "max_iter", 20)
+    monkeypatch.setattr(family, "recipes_for", lambda rows, y, seed: [family._Trees(seed), family._Trees(seed + 1)])
+    f = fit_family(synthetic(300, noise=0.05), seed=0)
+    for stack in (f.twin, f.final):
+        assert [type(m) for m in stack.members] == [Student]
+        np.testing.assert_array_equal(stack.weights, [1.0])
+    assert not any(isinstance(m, Student) for m in f.teacher.members)
+    # that of the shipped model has seen the held-out rows, that of the twin has not
+    both = zip(f.twin.members[0].arrays().values(), f.final.members[0].arrays().values(), strict=True)
+    assert any(not np.array_equal(a, b) for a, b in both)

@@ -95,3 +95,15 @@ def test_an_unusable_budget_is_an_error(text) -> None:
     with pytest.raises(GraphsError, match="positive time"):
         budget_seconds(text)
     assert budget_seconds("1.5h") == 5400
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_never_replaced_by_the_cpu(monkeypatch) -> None:
+    from graphs.hardware.detect import DetectedHardware
+
+    monkeypatch.setattr(session, "detect_hardware", lambda: [DetectedHardware("cpu", "Acme 9000", None)])
+    with pytest.raises(UnknownHardwareError, match=r"no gpu.*Acme 9000"):
+        chosen_hardware("auto", "gpu")
+    assert chosen_hardware("auto", "cpu")[0] == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UnknownHardwareError, match="no CUDA device"):
+        session.prepared("gpu", None)

@@ -80,6 +80,7 @@ def test_ceilings_are_plausible_and_leave_out_what_is_emulated(monkeypatch) -> N
     found = ceilings.measure_ceilings("cpu", ("fp32", "bf16", "fp16"), 0.02)
     assert found["peak_flops_per_s"] == {"fp32": 1e11, "bf16": 2e11}
     assert "100 times slower" in found["left_out"]["fp16"]
+    assert "TF32" in ceilings.measure_ceilings("cpu", ("fp32", "tf32"), 0.02)["left_out"]["tf32"]
 
 
 def test_without_a_folder_the_command_says_what_is_missing() -> None:
@@ -98,3 +99,14 @@ def test_rows_chosen_by_another_machines_model_are_those_it_is_least_sure_of() -
     assert len({str(c) for c in chosen}) == 20
     assert {op for op, _, _ in chosen} == {"linear", "conv2d", "softmax"}
     assert chosen == most_telling(entries, "xeon-16c", 20)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [("--batches", "1,x", "whole numbers"), ("--batches", "0", "whole numbers"), ("--dtypes", "fp32,int3", "int3")],
+)
+def test_meaningless_options_are_refused_before_anything_is_measured(quick, tmp_path, option, value, said) -> None:
+    out = run("--hardware", "toy-box", "--device", "cpu", "--out", str(tmp_path / "box"), option, value)
+    assert said in out.output + str(out.exception)
+    assert out.exit_code != 0
+    assert not (tmp_path / "box" / "rows.jsonl").exists()

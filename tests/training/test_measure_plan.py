@@ -109,6 +109,11 @@ def test_models_adds_exactly_the_operators_of_a_network(tmp_path) -> None:
     traced = {(o.op, Entry(-1, "op", o.op, o.dtype, o.params).key)
               for o in networks.trace_of("resnet18", 1, "fp32").operators if o.op}  # fmt: skip
     assert made == traced
+    told: list[str] = []
+    some = planned(request, Limits({"fp32": 1e11}, 2e10, 32e6, 10.0, 1e6), "cpu", told.append)
+    left = len(traced) - len({e.key for e in some})
+    assert 0 < left < len(traced)
+    assert [line for line in told if f"{left} of {len(traced)} operators" in line]
 
 
 def test_small_budgets_and_machines_get_smaller_shapes() -> None:

@@ -17,7 +17,7 @@ from measure_fakes import FakeTimer
 
 from graphs.errors import GraphsError
 from training.dataset.store import read_manifest, read_ops
-from training.measure.errors import BusyFolderError, RunFolderError
+from training.measure.errors import BusyFolderError, DeviceLostError, RunFolderError
 from training.measure.finish import ATTEMPTS, finish, write_profile
 from training.measure.journal import ROWS, Journal, only_writer
 from training.measure.plan import Limits, make_plan
@@ -48,48 +48,51 @@ def what_matters(folder):
     return [(r["index"], r["what"], r["op"], r["dtype"], json.dumps(r["params"]), r["status"]) for r in rows]
 
 
-_CHILD = """
-    import sys, time
-    from pathlib import Path
-    sys.path.insert(0, {tests!r})
-    from measure_fakes import FakeTimer
-    from training.measure.journal import only_writer
-    from training.measure.runner import run
+class Slow(FakeTimer):
+    """Slow enough that a kill falls into the middle of a run."""
 
-    class Slow(FakeTimer):
-        def time(self, entry):
-            time.sleep(0.0005)
-            return super().time(entry)
-
-    with only_writer(Path({folder!r})):
-        run(Path({folder!r}), {{"op": Slow(), "model": Slow()}})
-"""
+    def time(self, entry):
+        time.sleep(0.0005)
+        return super().time(entry)
 
 
-def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(tmp_path) -> None:
+def _run_in_child(folder) -> int:
+    """Go on with a run in a process of its own; return its id."""
+    child = os.fork()
+    if child:
+        return child
+    try:  # nothing of the test runner may happen in the child
+        with only_writer(folder):
+            run(folder, {"op": Slow(), "model": Slow()})
+        os._exit(0)
+    except BaseException:
+        os._exit(1)
+
+
+def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one(tmp_path) -> None:
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
     for folder in (undisturbed, killed):
         folder.mkdir()
-        begun(folder, rows=400)
+        begun(folder, rows=600)
     measured(undisturbed)
-    code = textwrap.dedent(_CHILD.format(tests=os.path.dirname(__file__), folder=str(killed)))
-    rows, rng, kills = killed / ROWS, random.Random(4), 0
-    expected = len(what_matters(undisturbed))
-    for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-c", code])
-        # Each start gets a little further; the moment of the kill is random within the rows that follow.
+    expected, rows, rng = len(what_matters(undisturbed)), killed / ROWS, random.Random(4)
+    for _ in range(10):
         before = rows.stat().st_size if rows.is_file() else 0
-        while process.poll() is None and (rows.stat().st_size if rows.is_file() else 0) <= before:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0.0, 0.15))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
+        child = _run_in_child(killed)
+        # Each start gets a little further; the moment of the kill is random within the rows that follow.
+        deadline = time.monotonic() + 30
+        while (rows.stat().st_size if rows.is_file() else 0) <= before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), "the run ended before it was killed"
         assert before < rows.stat().st_size
-    assert kills == 3
-    assert 0 < len(what_matters(killed)) < expected
-    measured(killed)
+    done = rows.read_bytes().count(b"\n")
+    assert 10 <= done < expected
+    again = measured(killed)
+    # What was finished is neither lost nor repeated.
+    assert [r["index"] for r in again] == sorted({r["index"] for r in again})
     assert what_matters(killed) == what_matters(undisturbed)
 
 
@@ -217,3 +220,40 @@ def test_a_run_that_measured_nothing_says_so(tmp_path) -> None:
     begun(tmp_path, rows=5)
     with pytest.raises(GraphsError, match="no operator was measured"):
         finish(tmp_path, [])
+
+
+def test_a_broken_line_in_the_middle_is_an_error_and_costs_no_row(tmp_path) -> None:
+    begun(tmp_path, rows=8)
+    measured(tmp_path)
+    path = tmp_path / ROWS
+    lines = path.read_bytes().splitlines(keepends=True)
+    broken = b"".join([*lines[:2], b'{"index": 2, "wh\n', *lines[3:]])
+    path.write_bytes(broken)
+    with pytest.raises(RunFolderError, match="line 3 of"):
+        measured(tmp_path)
+    assert path.read_bytes() == broken
+
+
+def test_a_lost_device_ends_the_run_after_its_row_and_a_resumed_one_goes_on(tmp_path) -> None:
+    plan = begun(tmp_path, rows=20)
+
+    class Breaking(FakeTimer):
+        def time(self, entry):
+            if entry.index == 3:
+                raise DeviceLostError("illegal memory access (a fake)")
+            return super().time(entry)
+
+    with pytest.raises(DeviceLostError, match="--resume"):
+        run(tmp_path, {"op": Breaking(), "model": Breaking()})
+    assert [r[0] for r in what_matters(tmp_path)] == [0, 1, 2, 3]
+    rows = run(tmp_path, {"op": Breaking(), "model": Breaking()})
+    assert [r["index"] for r in rows] == [e.index for e in plan]
+    assert rows[3]["status"] == "failed"
+
+
+def test_a_disk_that_takes_a_part_gets_the_rest(tmp_path, monkeypatch) -> None:
+    begun(tmp_path, rows=6)
+    whole = os.write
+    monkeypatch.setattr("training.measure.journal.os.write", lambda fd, data: whole(fd, data[:7]))
+    rows = measured(tmp_path)
+    assert Journal(tmp_path).rows() == rows

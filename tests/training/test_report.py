@@ -95,6 +95,17 @@ def test_headlines_of_whole_models_use_models_left_out_of_the_fit() -> None:
     assert "15.0 %" not in text
 
 
+def test_headlines_of_given_models_are_their_own_and_not_those_of_the_fit() -> None:
+    m = models()
+    m["left_out"] = {"device": {"n": 106, "models": 18, "median_ape": 0.03, "mape": 0.04}}
+    assert model_headlines(m) == [("device", m["by_mode"]["device"], "")]
+    m["rows"][0]["use"] = "in_sample"
+    (_, left, how), (_, unseen, apart) = model_headlines(m)
+    assert (left["n"], "left out" in how) == (106, True)
+    # the other one: 0.8 ms for 1 ms
+    assert (unseen["n"], unseen["mape"], "not fitted to" in apart) == (1, pytest.approx(0.2), True)
+
+
 class Checker(HTMLParser):
     """Fails on tags that are not closed, on scripts, and on anything from outside."""
 

@@ -68,7 +68,7 @@ def test_held_out_rows_are_predicted_better_than_by_any_baseline(trained) -> Non
     assert f"{100 * s['all']['median_ape']:.1f} %" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_own_rows_are_scored_by_the_model_and_rows_of_the_fit_are_left_out(trained) -> None:
+def test_own_rows_are_scored_by_the_model_and_rows_of_the_fit_are_left_out(trained, tmp_path) -> None:
     folder, some = trained
     own = some.head(40).copy()
     unseen = own.head(5).copy()
@@ -86,6 +86,12 @@ def test_own_rows_are_scored_by_the_model_and_rows_of_the_fit_are_left_out(train
     s = json.loads(out.stdout)
     assert s["all"]["n"] == 5
     assert "40 of 45 rows were used in fitting and are left out" in out.stderr
+    assert "none of them was used in fitting" in s["what"]
+    # what another table says of the rows of the fit is not known to be so
+    write_dataset(tmp_path / "data", some.head(300), None, {"hardware": "h100-sxm"})
+    out = run("validate", "--hardware", "h100-sxm", "--data", tmp_path / "data", "--calibration", folder / "model",
+              "--ops", folder / "own.csv", "--json", "-")  # fmt: skip
+    assert "may have seen some of them" in json.loads(out.stdout)["what"]
 
 
 def test_predictions_of_another_table_are_refused(trained, tmp_path) -> None:

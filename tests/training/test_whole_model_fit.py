@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,11 +21,11 @@ from graphs.host import Host
 from graphs.tracing.library import load_trace
 from graphs.whole_model import IntervalTerms, WholeModelTerms
 from training.fit.device_terms import choose_device_terms, left_out_errors
-from training.fit.host import fit_host, launch_table
+from training.fit.host import _eager_entry, fit_host, launch_table
 from training.fit.model_interval import fit_interval
 from training.fit.priced import PricedModel, family_of, price_models
 from training.fit.queue_fit import QueueFit
-from training.validate.models import score_models
+from training.validate.models import _fitted_on, score_models
 
 NAMES = ["alpha1", "alpha2", "beta1", "gamma1", "delta1", "epsilon1", "zeta1", "eta1"]
 
@@ -106,6 +109,19 @@ def test_on_one_machine_the_convolutions_are_fitted_with_the_host() -> None:
     host, terms = fit.fit(rows)
     assert host.operator_s == pytest.approx(25e-6, rel=0.15)
     assert terms.conv_fp32 == pytest.approx(0.7, abs=0.1)
+
+
+def test_one_model_or_one_family_gives_no_figure_of_unseen_ones() -> None:
+    rows = [measured(made_up(n, "eager", i), 1e-3) for i, n in enumerate(("vgg11", "vgg13", "vgg16"))]
+    fit = QueueFit(False, {}, WholeModelTerms())
+    assert np.isnan(fit.left_out(rows, by_family=True).log_errors).all()
+    assert not fit.with_convolutions_if_worth(rows).conv
+    entry, _ = _eager_entry(rows, fit)
+    assert "lomo" in entry
+    assert "left_out_family" not in entry
+    alone, interval = _eager_entry(rows[:1], fit)
+    assert (alone["models"], interval) == (1, None)
+    assert "lomo" not in alone
 
 
 def test_launch_times_come_from_launch_bound_rows() -> None:
@@ -194,3 +210,16 @@ def test_fitted_terms_score_unseen_models_apart_from_seen_ones() -> None:
     assert s["left_out"]["eager"]["models"] == 6
     assert s["skipped"][0]["model"] == "no_such_net"
     assert "conv2d" in next(r for r in s["rows"] if r["model"] == "alexnet")["why"] or "linear" in s["rows"][0]["why"]
+
+
+def test_runs_count_as_seen_by_every_term_that_their_prediction_holds() -> None:
+    def fitted_on(**terms: Any) -> dict[str, set[str]]:
+        model = SimpleNamespace(header={"whole_models": terms})
+        return _fitted_on(SimpleNamespace(calibration=SimpleNamespace(model=model)))  # type: ignore[arg-type]
+
+    both = fitted_on(device={"names": ["a", "b"]}, eager={"names": ["b", "c"]})
+    assert both == {"device": {"a", "b"}, "eager": {"a", "b", "c"}}
+    # a CPU: its convolution factor is fitted to eager passes
+    assert fitted_on(device={"conv_fp32": 0.9}, eager={"names": ["a"]})["device"] == {"a"}
+    assert fitted_on(eager={"names": ["a"]}) == {"device": set(), "eager": {"a"}}
+    assert fitted_on() == {"device": set(), "eager": set()}

@@ -61,21 +61,22 @@ NEUSIGHT = Source(
 
 
 def data_folder(source: Source, data: Path | None = None) -> Path:
-    """Return the folder of one source below `data`, or below the one that the environment names.
+    """Return the folder of one source in `data`, or in the folder that the environment names, or in ``external`` there.
 
     Raises
     ------
     DataError
     """
     named = data or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    if named is None or not (named / source.name).is_dir():
+    found = [] if named is None else [p for p in (named / source.name, named / "external" / source.name) if p.is_dir()]
+    if not found:
         raise DataError(
             f"the measurements of {source.title} were not found",
             received=None if named is None else named.name,
-            allowed=f"a folder that holds '{source.name}/'",
+            allowed=f"a folder that holds '{source.name}/' or 'external/{source.name}/'",
             next_step=f"name it with --data or in {VARIABLE}",
         )
-    return named / source.name
+    return found[0]
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from graphs.whole_model import HEADER_KEY, WholeModelTerms
 from training.dataset.store import read_ops
 from training.fit.device_terms import choose_device_terms, error_figures, left_out_errors, terms_without
 from training.fit.model_interval import fit_interval
-from training.fit.priced import PricedModel, price_models
+from training.fit.priced import PricedModel, family_of, price_models
 from training.fit.queue_fit import QueueFit
 from training.validate.sources import data_folder, models_frame
 
@@ -131,9 +131,12 @@ def _eager_entry(rows: list[PricedModel], fit: QueueFit) -> tuple[dict[str, Any]
     left = fit.left_out(rows)
     entry: dict[str, Any] = {
         "rows": len(rows), "models": len(set(names)), "names": sorted(set(names)),
-        "lomo": error_figures(left.log_errors),
     }  # fmt: skip
-    if not fit.unseen:  # else the device terms have seen the relatives
+    if len(set(names)) < 2:  # nothing is left to fit to: no figure of unseen models
+        return entry, None
+    entry["lomo"] = error_figures(left.log_errors)
+    # with terms of the device the relatives have been seen
+    if not fit.unseen and len({family_of(n) for n in names}) > 1:
         entry["left_out_family"] = error_figures(fit.left_out(rows, by_family=True).log_errors)
     return entry, fit_interval(names, left.log_errors, left.widths, left.waiting)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -191,6 +191,4 @@ def _profile_hash(hardware: str) -> str:
 
 def calibration_with(model: EfficiencyModel) -> HardwareCalibration:
     """Return the calibration of a machine with another fitted model in it."""
-    from dataclasses import replace
-
     return replace(load_calibration(model.hardware), model=model)

@@ -42,7 +42,7 @@ def fit_interval(
     -------
     dict
         The fields of `IntervalTerms`; ``lomo_coverage`` and ``lomo_half_width`` (median, log latency) of intervals
-        whose quantile was taken over the other models.
+        whose quantile was taken over other families of models; the other parts were chosen on all rows.
     """
     names = np.asarray(models)
     if len(set(models)) < LEAST_MODELS:

@@ -27,7 +27,7 @@ class LeftOut:
     Attributes
     ----------
     log_errors : (n,) float64
-        log(predicted / measured).
+        log(predicted / measured); NaN where nothing is left to fit the queue to.
     widths : list of (d,) float64
         As `PricedModel.widths`.
     waiting : (n,) float64
@@ -92,7 +92,7 @@ class QueueFit:
     def left_out(self, rows: list[PricedModel], by_family: bool = False) -> LeftOut:
         """Return every row as predicted without its model (or its family)."""
         group = family_of if by_family else str
-        errors, waiting = np.empty(len(rows)), np.empty(len(rows))
+        errors, waiting = np.full(len(rows), np.nan), np.zeros(len(rows))
         widths: list[Array] = [np.empty(0)] * len(rows)
         for name in sorted({group(r.model) for r in rows}):
             here = [i for i, r in enumerate(rows) if group(r.model) == name]
@@ -112,6 +112,8 @@ class QueueFit:
         """Return a fit with the factor on convolutions, if families left out of it are predicted better."""
         showing = {r.model for r in rows if (r.run_s * r.counts)[r.conv].sum() > 0.1 * r.run_s @ r.counts}
         if len(showing) < LEAST_MODELS:
+            return self
+        if len({family_of(r.model) for r in rows}) < 2:
             return self
         more = replace(self, conv=True)
         with_it, without = (np.abs(np.expm1(f.left_out(rows, by_family=True).log_errors)).mean() for f in (more, self))

@@ -3,7 +3,7 @@
 The residual between the two machines is a Gaussian process over physical features; its standard deviation at a
 configuration is what the other machine's model says of its own uncertainty there.  Greedily, the configuration of the
 largest variance left after those chosen so far comes next (a pivoted Cholesky factor of the kernel; Krause, Singh and
-Guestrin, "Near-optimal sensor placements in Gaussian processes", JMLR 9, 2008, section 3), per predicted second.
+Guestrin, "Near-optimal sensor placements in Gaussian processes", JMLR 9, 2008, section 3).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from graphs import ops
 from graphs.errors import ModelFileError
-from graphs.hardware.calibration.calibration import load_calibration
 from training.measure.check import predict
 from training.measure.plan import Entry
 
@@ -45,7 +44,7 @@ def most_telling(entries: Sequence[Entry], like: str, count: int) -> list[tuple[
     from graphs.hardware.mappers.registry import create_mapper
 
     mapper = create_mapper(like)
-    if load_calibration(like).model is None:
+    if mapper.calibration is None or mapper.calibration.model is None:
         raise ModelFileError(f"'{like}' has no fitted model to start from", next_step="see `graphs hardware`")
     known = set(mapper.resource_model.peak_dtypes)
     candidates = [e for e in entries if e.what == "op" and e.dtype in known]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
 
 from training.measure.kernels import TORCH_DTYPE
-from training.measure.stopping import median
 
 #: Sides of the square products tried; the best sustained one counts.
 SIDES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192)}
@@ -39,6 +39,9 @@ def measure_ceilings(device: str, dtypes: tuple[str, ...], seconds: float = 2.0)
     how: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for dtype in dtypes:
+        if dtype == "tf32" and not _has_tf32(device):
+            left_out[dtype] = "no TF32 units: it is fp32"
+            continue
         try:
             # A small product first: an emulated dtype would take minutes for the large ones.
             small = _rate(device, dtype, _PROBE_SIDE, 0.1)
@@ -57,6 +60,11 @@ def measure_ceilings(device: str, dtypes: tuple[str, ...], seconds: float = 2.0)
         "left_out": left_out,
         "bandwidth_bytes_per_s": _copy_rate(device, seconds),
     }
+
+
+def _has_tf32(device: str) -> bool:
+    """Whether the device multiplies in TF32, which NVIDIA's do from compute capability 8.0 on."""
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _best_product(device: str, dtype: str, seconds: float) -> tuple[float, int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from graphs.errors import ModelFileError
+from graphs.errors import DataError, ModelFileError
 from graphs.estimation import estimate_operators
 from training.measure.plan import Entry, Limits, make_plan
 from training.measure.runner import measured_row
@@ -33,7 +33,8 @@ class Verdict:
     code : int
         `HOLDS`, `DRIFTED` or `UNDECIDED` (the rows scatter too much to tell).
     factor, low, high : float
-        Median of measured / predicted, with its 95 % interval: above 1 the machine is slower than the model says.
+        Trimmed geometric mean of measured / predicted, with its 95 % interval: above 1 the machine is slower than
+        the model says.
     inside : int
         Rows inside their 90 % interval, of `n`.
     chance : float
@@ -72,9 +73,9 @@ def judge(ratios: Sequence[float], inside: Sequence[bool]) -> Verdict:
     Notes
     -----
     The factor is the geometric mean of the ratios after a tenth is trimmed at each end, with Yuen's t interval.  The
-    model holds if that interval lies within `TOLERATED_FACTOR` of 1 or includes 1, and the intervals cover as
-    promised (one-sided binomial test).  It has drifted if the interval lies beyond the tolerated factor, or excludes 1
-    while the coverage fails.
+    model holds if the factor is within `TOLERATED_FACTOR` of 1 and the models' intervals cover as promised (one-sided
+    binomial test).  It has drifted if the interval of the factor lies beyond the tolerated one, or excludes 1 while
+    the coverage fails.
     """
     logs = np.sort(np.log(np.asarray(ratios, dtype=np.float64)))
     n = len(logs)
@@ -139,7 +140,7 @@ def run_check(
 
     Raises
     ------
-    ModelFileError
+    DataError
         If too few rows could be measured.
     """
     predicted = predict(entries, mapper)
@@ -149,15 +150,16 @@ def run_check(
         if row["status"] != "ok":
             report(f"{entry.op} {entry.dtype} could not be measured: {row['reason']}")
             continue
-        row |= {k: float(predicted[k][i]) * 1e6 for k in ("latency_s", "low_s", "high_s")}
+        said_us = {k: 1e6 * float(predicted[k][i]) for k in ("latency_s", "low_s", "high_s")}
         rows.append({
             "op": entry.op, "dtype": entry.dtype, "params": dict(entry.params), "measured_us": row["median_us"],
-            "predicted_us": row["latency_s"], "low_us": row["low_s"], "high_us": row["high_s"],
+            "predicted_us": said_us["latency_s"], "low_us": said_us["low_s"], "high_us": said_us["high_s"],
         })  # fmt: skip
     if len(rows) < 8:
-        raise ModelFileError(
-            "too few operators could be measured to judge the model", received=len(rows), allowed=">= 8"
-        )
+        raise DataError(
+            "too few operators could be measured to judge the model", received=len(rows), allowed=">= 8",
+            next_step="see the reasons above",
+        )  # fmt: skip
     ratios = [r["measured_us"] / r["predicted_us"] for r in rows]
     inside = [r["low_us"] <= r["measured_us"] <= r["high_us"] for r in rows]
     return judge(ratios, inside), rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...
     return tuple(part for text in value for part in text.split(",") if part)
 
 
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    found: tuple[int, ...] = ()
+    with suppress(ValueError):
+        found = tuple(int(part) for part in value.split(","))
+    if not found or min(found) < 1:
+        raise click.BadParameter(f"'{value}' is no list of whole numbers from 1 up, such as 1,8")
+    return found
+
+
 @click.command()
 @click.option("--hardware", default="auto", show_default=True, help="id of this machine, known or new; auto: detect it")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the data set and the profile")
@@ -32,7 +42,8 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...
 @click.option("--whole-models", is_flag=True, help="also time forward passes of whole networks that can be built here")
 @click.option("--threads", type=click.IntRange(min=1), help="threads of the framework  [default: all cores]")
 @click.option("--dtypes", multiple=True, callback=_names, help="fp32,bf16,...  [default: all that are not emulated]")
-@click.option("--batches", default="1,8", show_default=True, help="batch sizes of the networks' layers")
+@click.option("--batches", default="1,8", show_default=True, callback=_numbers,
+              help="batch sizes of the networks' layers")  # fmt: skip
 @click.option("--rows", type=click.IntRange(min=1), help="measure so many configurations, whatever it takes")
 @click.option("--like", help="choose configurations where the fitted model of this other hardware is least sure")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), help="which device  [default: the GPU if there is one]")
@@ -43,8 +54,8 @@ def _names(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON (progress goes to stderr)")
 def measure(
     hardware: str, out: Path | None, budget: str, resume: bool, models: tuple[str, ...], only_models: bool,
-    whole_models: bool, threads: int | None, dtypes: tuple[str, ...], batches: str, rows: int | None, like: str | None,
-    device: str | None, seed: int, note: str, check: bool, calibration: str | None, as_json: bool,
+    whole_models: bool, threads: int | None, dtypes: tuple[str, ...], batches: tuple[int, ...], rows: int | None,
+    like: str | None, device: str | None, seed: int, note: str, check: bool, calibration: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure operators on this machine, for `graphs train`.
 
@@ -62,8 +73,8 @@ def measure(
         raise click.UsageError("give the folder to write to with --out DIR")
     request = Request(
         hardware=hardware, out=out, budget_s=budget_seconds(budget), resume=resume, models=models, whole=whole_models,
-        threads=threads, rows=rows, seed=seed, dtypes=dtypes, batches=tuple(int(b) for b in batches.split(",")),
-        only_models=only_models, like=like, device=device, note=note,
+        threads=threads, rows=rows, seed=seed, dtypes=dtypes, batches=batches, only_models=only_models, like=like,
+        device=device, note=note,
     )  # fmt: skip
     summary = run_session(request, report)
     if as_json:

@@ -15,3 +15,7 @@ class RunFolderError(GraphsError, ValueError):
 
 class UnmeasurableError(GraphsError, RuntimeError):
     """One configuration cannot be measured here.  The runner catches it and records the reason in the row."""
+
+
+class DeviceLostError(UnmeasurableError):
+    """A call left the device in a state in which it answers nothing.  The runner records the row and ends the run."""

@@ -78,20 +78,30 @@ class Journal:
         return [Entry.from_json(line) for line in lines]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the finished rows, and cut off what a kill left of an unfinished line."""
+        """Return the finished rows, and cut off what a kill left of an unfinished line.
+
+        Raises
+        ------
+        RunFolderError
+            If another line than the last cannot be read: no kill does that.
+        """
         path = self.folder / ROWS
         if not path.is_file():
             return []
         rows: list[dict[str, Any]] = []
         good = 0
         data = path.read_bytes()
-        for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
+        lines = data.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            row = _read_line(line)
+            if row is None and number < len(lines):
+                raise RunFolderError(
+                    f"line {number} of '{path}' cannot be read", received=line[:60].decode(errors="replace"),
+                    next_step="remove that line, and its row is measured again; or start a new folder",
+                )  # fmt: skip
+            if row is None:
                 break
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+            rows.append(row)
             good += len(line)
         if good < len(data):
             with path.open("r+b") as file:
@@ -106,12 +116,24 @@ class Journal:
             yield _Appender(file.fileno())
 
 
+def _read_line(line: bytes) -> dict[str, Any] | None:
+    """Return the row of a finished line, None for any other."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
 class _Appender:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     def __call__(self, row: Mapping[str, Any]) -> None:
-        os.write(self.descriptor, (json.dumps(row, sort_keys=True, separators=(",", ":")) + "\n").encode())
+        data = (json.dumps(row, sort_keys=True, separators=(",", ":")) + "\n").encode()
+        while data:  # a full disk takes a part, and refuses the rest
+            data = data[os.write(self.descriptor, data) :]
         os.fsync(self.descriptor)
 
 

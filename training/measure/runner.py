@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from training.measure.errors import UnmeasurableError
+from training.measure.errors import DeviceLostError, UnmeasurableError
 from training.measure.journal import Journal
 from training.measure.plan import Entry
-from training.measure.stopping import median
 
 #: Digits of the raw samples that are kept: nanoseconds mean nothing in milliseconds.
 _DIGITS = 4
@@ -41,12 +41,17 @@ def run(
         Receives a line of progress about every `every_s` seconds.
     clock : callable
         Seconds, monotonic.
+
+    Raises
+    ------
+    DeviceLostError
+        If the device answers nothing any more.  The row that did it is recorded: a resumed run goes on after it.
     """
     journal = Journal(folder)
     plan, rows = journal.plan(), journal.rows()
     done = {row["index"] for row in rows}
     spent = sum(row["took_s"] for row in rows)
-    progress = _Progress(len(plan), budget_s, len(rows), spent, report, clock, every_s)
+    progress = _Progress(len(plan), budget_s, rows, spent, report, clock, every_s)
     with journal.appending() as append:
         for entry in plan:
             if entry.index in done:
@@ -60,6 +65,11 @@ def run(
             rows.append(row)
             spent += row["took_s"]
             progress.step(entry, row, spent)
+            if row.get("extra", {}).get("device_lost"):
+                raise DeviceLostError(
+                    f"{entry.op} {entry.dtype} left the device unusable: {row['reason']}",
+                    next_step="start again with --resume; it goes on after this row",
+                )
     progress.end(spent)
     return rows
 
@@ -73,7 +83,8 @@ def measured_row(entry: Entry, timer: Any) -> dict[str, Any]:
     try:
         timing = timer.time(entry)
     except UnmeasurableError as error:
-        return {**row, "status": "failed", "reason": error.problem}
+        lost = {"extra": {"device_lost": True}} if isinstance(error, DeviceLostError) else {}
+        return {**row, "status": "failed", "reason": error.problem, **lost}
     samples_us = [round(1e6 * s, _DIGITS) for s in timing.cold.seconds]
     return {
         **row,
@@ -97,12 +108,13 @@ class _Progress:
     """Rate and time left, in a line now and then."""
 
     def __init__(
-        self, total: int, budget_s: float | None, done: int, spent: float, report: Report, clock: Clock, every_s: float
-    ) -> None:
-        self.total, self.budget_s, self.done, self.report, self.clock = total, budget_s, done, report, clock
-        self.every_s, self.last, self.failed = every_s, clock(), 0
-        if done:
-            report(f"resuming after {done} rows and {spent:.0f} s")
+        self, total: int, budget_s: float | None, rows: list[dict[str, Any]], spent: float, report: Report,
+        clock: Clock, every_s: float,
+    ) -> None:  # fmt: skip
+        self.total, self.budget_s, self.done, self.report, self.clock = total, budget_s, len(rows), report, clock
+        self.every_s, self.last, self.failed = every_s, clock(), sum(row["status"] != "ok" for row in rows)
+        if rows:
+            report(f"resuming after {len(rows)} rows and {spent:.0f} s")
 
     def step(self, entry: Entry, row: Mapping[str, Any], spent: float) -> None:
         self.done += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphs.errors import GraphsError, UnknownHardwareError
+from graphs.errors import DtypeError, GraphsError, UnknownHardwareError
 from graphs.hardware.detect import cpu_identity, detect_hardware
 from graphs.hardware.profile import load_profile
 from training.measure import networks
@@ -17,7 +17,7 @@ from training.measure.environment import differences, fingerprint, record
 from training.measure.errors import RunFolderError
 from training.measure.finish import finish, write_profile
 from training.measure.journal import Journal, only_writer
-from training.measure.plan import Entry, Limits, make_plan
+from training.measure.plan import DTYPE_WEIGHTS, Entry, Limits, config_key, make_plan
 from training.measure.runner import run
 
 Report = Callable[[str], None]
@@ -74,7 +74,7 @@ def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]
 
     Raises
     ------
-    BusyFolderError, RunFolderError, UnknownHardwareError, DataError
+    BusyFolderError, RunFolderError, UnknownHardwareError, DtypeError, DataError, DeviceLostError
     """
     with only_writer(request.out):
         journal = Journal(request.out)
@@ -110,14 +110,18 @@ def chosen_hardware(asked: str, device: str | None) -> tuple[str, str]:
     Raises
     ------
     UnknownHardwareError
-        For the id of hardware that this machine is not.
+        For the id of hardware that this machine is not, and a kind of device that the system does not tell of.
     """
     import torch
 
     found = detect_hardware()
     default = device or ("gpu" if torch.cuda.is_available() else "cpu")
-    own = next((d for d in found if d.kind == default), found[-1])
     if asked == "auto":
+        own = next((d for d in found if d.kind == default), None)
+        if own is None:
+            raise UnknownHardwareError(f"the system tells of no {default}", received=asked,
+                                       allowed=", ".join(f"{d.kind}: {d.name}" for d in found),
+                                       next_step="give --device cpu, or a name for it with --hardware")  # fmt: skip
         return own.kind, own.hardware or new_id(own.name, own.kind)
     for d in found:
         if asked == d.hardware:
@@ -148,9 +152,18 @@ def new_id(name: str, kind: str) -> str:
 
 
 def prepared(kind: str, threads: int | None) -> dict[str, Any]:
-    """Set the threads and return the environment's record."""
+    """Set the threads and return the environment's record.
+
+    Raises
+    ------
+    UnknownHardwareError
+        If the framework cannot reach a GPU that is to be measured.
+    """
     import torch
 
+    if kind == "gpu" and not torch.cuda.is_available():
+        raise UnknownHardwareError(f"torch {torch.__version__} reaches no CUDA device here",
+                                   next_step="install a build of torch for CUDA, or give --device cpu")  # fmt: skip
     if threads is not None:
         torch.set_num_threads(threads)
     return record(kind)
@@ -173,6 +186,9 @@ def _begin(
     journal: Journal, request: Request, hardware: str, environment: dict[str, Any], report: Report
 ) -> dict[str, Any]:
     kind = environment["kind"]
+    if unknown := sorted(set(request.dtypes) - set(DTYPE_WEIGHTS)):
+        raise DtypeError("there is nothing to measure in these dtypes", received=", ".join(unknown),
+                         allowed=", ".join(DTYPE_WEIGHTS), next_step="choose from these")  # fmt: skip
     report("measuring sustained peaks and bandwidth")
     found = measure_ceilings("cuda" if kind == "gpu" else "cpu", request.dtypes or DEFAULT_DTYPES[kind])
     for dtype, reason in found["left_out"].items():
@@ -215,6 +231,7 @@ def planned(request: Request, limits: Limits, kind: str, report: Report) -> list
                 most -= cost
         report(f"  {len(models)} whole models")
     asked = networks.operators_of(request.models, dtypes, request.batches) if request.models else []
+    wanted = {config_key(*row) for row in asked}
     # Twice as many as expected to fit: the order is such that any prefix is balanced.
     rows = 0 if request.only_models else request.rows or int(2 * request.budget_s / _ROW_S[kind])
     if request.like is not None and rows:
@@ -227,7 +244,11 @@ def planned(request: Request, limits: Limits, kind: str, report: Report) -> list
         report(f"  {len(asked)} operators chosen where the model of {request.like} is least sure")
     else:
         shapes = networks.layer_shapes(dtypes, request.batches) if rows else {}
-    return make_plan(limits, rows, request.seed, shapes, asked, models, request.kinds or None)
+    plan = make_plan(limits, rows, request.seed, shapes, asked, models, request.kinds or None)
+    if missing := wanted - {e.key for e in plan}:
+        report(f"  {len(missing)} of {len(wanted)} operators of the networks are left out: they take too long or too"
+               " much memory for this machine and budget, or their dtype is not measured")  # fmt: skip
+    return plan
 
 
 def timers(kind: str, environment: dict[str, Any]) -> dict[str, Any]:

@@ -10,20 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 #: Why sampling ended.
 NARROW, TIME, SAMPLES = "narrow", "time", "samples"
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median of at least one number.
-
-    >>> median([3.0, 1.0, 2.0]), median([1.0, 2.0])
-    (2.0, 1.5)
-    """
-    ordered = sorted(values)
-    n = len(ordered)
-    return ordered[n // 2] if n % 2 else 0.5 * (ordered[n // 2 - 1] + ordered[n // 2])
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -128,7 +118,12 @@ def collect(
     clock : callable
         Seconds, monotonic; a test passes a fake.
     max_dropped : int
-        After so many samples that do not count, the next ones do: waiting is bounded.
+        Waiting is bounded: after so many samples that do not count, the next such one ends the sampling.
+
+    Raises
+    ------
+    TimeoutError
+        If it ends without any sample that counts.
     """
     seconds: list[float] = []
     dropped, started = 0, clock()

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from graphs import ops
-from training.measure.errors import UnmeasurableError
-from training.measure.kernels import Maker, Pool, bind
+from training.measure.errors import DeviceLostError, UnmeasurableError
+from training.measure.kernels import Maker, Pool, bind, reserve
 from training.measure.plan import Entry
 from training.measure.stopping import StoppingRule, collect
 from training.measure.timing import Timing
@@ -54,21 +54,28 @@ class CpuTimer:
     ) -> None:
         self.cache_bytes, self.rule, self.clock = cache_bytes, rule or StoppingRule(), clock
         self.pool = Pool("cpu", int(max(3 * cache_bytes, 128 << 20)))
-        # A large block that was freed once teaches malloc to keep such blocks instead of mapping them anew.
-        torch.empty(32 << 20, dtype=torch.uint8).fill_(0)
+        # A large block that was freed once teaches malloc to keep such blocks instead of mapping them anew; those of
+        # 32 MiB and more it maps in any case.
+        torch.empty((32 << 20) - (1 << 16), dtype=torch.uint8).fill_(0)
 
     def time(self, entry: Entry) -> Timing:
         calls = self._calls(entry)
-        with torch.no_grad():
-            first_s = self._elapsed(calls[:1])  # builds the primitive: not a sample
-            once_s = self._elapsed(calls[1:2]) if first_s < self.rule.hard_time_s else first_s
-            loops = max(1, math.ceil(_SAMPLE_S / max(once_s, 1e-7)))
-            cold = collect(_Rotation(self, calls, loops), self.rule, self.clock)
-            warm_s = None
-            if cold.median_s < _WARM_LIMIT_S:
-                loops = max(1, math.ceil(_SAMPLE_S / cold.median_s))
-                self._elapsed(calls[:1])
-                warm_s = collect(_Rotation(self, calls[:1], loops), _WARM_RULE, self.clock).median_s
+        try:
+            with torch.no_grad():
+                return self._timing(calls)
+        except (RuntimeError, MemoryError) as error:
+            raise failure_of(error, "cpu") from error
+
+    def _timing(self, calls: list[Callable[[], Any]]) -> Timing:
+        first_s = self._elapsed(calls[:1])  # builds the primitive: not a sample
+        once_s = self._elapsed(calls[1:2]) if first_s < self.rule.hard_time_s else first_s
+        loops = max(1, math.ceil(_SAMPLE_S / max(once_s, 1e-7)))
+        cold = collect(_Rotation(self, calls, loops), self.rule, self.clock)
+        warm_s = None
+        if cold.median_s < _WARM_LIMIT_S:
+            loops = max(1, math.ceil(_SAMPLE_S / cold.median_s))
+            self._elapsed(calls[:1])
+            warm_s = collect(_Rotation(self, calls[:1], loops), _WARM_RULE, self.clock).median_s
         return Timing(cold, len(calls), warm_s)
 
     def _calls(self, entry: Entry) -> list[Callable[[], Any]]:
@@ -97,7 +104,7 @@ class _Rotation:
 
 
 def bound_sets(entry: Entry, maker: Maker, sets: int) -> list[Callable[[], Any]]:
-    """Return calls of one configuration, each with buffers of its own.
+    """Return calls of one configuration, each with buffers of its own; those of one call never overlap.
 
     Raises
     ------
@@ -105,7 +112,10 @@ def bound_sets(entry: Entry, maker: Maker, sets: int) -> list[Callable[[], Any]]
         If memory or the framework refuses.
     """
     try:
-        bound = [bind(entry.op, entry.params, maker) for _ in range(sets)]
+        bound = []
+        for _ in range(sets):
+            reserve(entry.op, entry.params, maker)
+            bound.append(bind(entry.op, entry.params, maker))
         with torch.no_grad():
             bound[0][0](*bound[0][1])
     except (RuntimeError, MemoryError, NotImplementedError) as error:
@@ -115,6 +125,17 @@ def bound_sets(entry: Entry, maker: Maker, sets: int) -> list[Callable[[], Any]]
 
 def _closed(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Any]:
     return lambda: function(*args)
+
+
+def failure_of(error: BaseException, device: str) -> UnmeasurableError:
+    """Return what the runner is told of a failed call: `DeviceLostError` where a GPU answers nothing any more."""
+    reason = error.problem if isinstance(error, UnmeasurableError) else reason_of(error)
+    if device == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as lost:
+            return DeviceLostError(f"{reason}; the device does not answer since: {reason_of(lost)}")
+    return UnmeasurableError(reason)
 
 
 def reason_of(error: BaseException) -> str:

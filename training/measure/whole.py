@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from graphs.errors import GraphsError, MissingExtraError
-from training.measure.errors import UnmeasurableError
 from training.measure.kernels import TORCH_DTYPE
 from training.measure.plan import Entry
 from training.measure.stopping import StoppingRule, collect
-from training.measure.timers import reason_of
+from training.measure.timers import failure_of
 from training.measure.timing import Timing
 
 #: Steadier than a single operator, and slower: fewer samples do.
@@ -54,7 +53,8 @@ def build(name: str, dtype: str, batch: int, device: str) -> tuple[torch.nn.Modu
 
     Raises
     ------
-    UnmeasurableError
+    GraphsError, RuntimeError
+        If it cannot be built, or does not fit.
     """
     model = specified(name)
     module: torch.nn.Module = model.factory()
@@ -117,7 +117,6 @@ class ModelTimer:
         self, device: str = "cpu", rule: StoppingRule = RULE, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.device, self.rule, self.clock = device, rule, clock
-        self._last: tuple[tuple[str, str], torch.nn.Module] | None = None
 
     def time(self, entry: Entry) -> Timing:
         from graphs.tracing.compat import library_shims
@@ -132,7 +131,7 @@ class ModelTimer:
                     self._once(call)
                 samples = collect(lambda: self._once(call), self.rule, self.clock)
         except (RuntimeError, MemoryError, NotImplementedError, GraphsError) as error:
-            raise UnmeasurableError(reason_of(error)) from error
+            raise failure_of(error, self.device) from error
         count = sum(p.numel() for p in module.parameters())
         return Timing(samples, 1, extra={"params_count": count})
 

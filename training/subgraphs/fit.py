@@ -173,6 +173,13 @@ def default_s(data: Subgraphs, profile: HardwareProfile) -> NDArray[np.float64]:
     return out
 
 
+def default_log_error(data: Subgraphs, profile: HardwareProfile) -> float:
+    """Return the 90 % quantile of |log(recorded / 20 % default)| of the subgraphs that the default has an answer for."""
+    default = default_s(data, profile)
+    known = default > 0
+    return _quantile(np.abs(np.log(data.frame["latency_s"].to_numpy()[known] / default[known])))
+
+
 def intervals(data: Subgraphs, held: HeldOut, rows: NDArray[np.bool_], classes: Sequence[str] = ()) -> dict[str, float]:
     """Return the 90 % quantile of |log error| of models left out, by leading class; "" for all others."""
     error = np.abs(np.log(held.latency_s / data.frame["latency_s"].to_numpy()))

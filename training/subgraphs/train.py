@@ -12,7 +12,16 @@ from graphs.hardware.calibration.subgraph_model import CARD, Setting, save_subgr
 from graphs.hardware.profile import HardwareProfile
 from training.subgraphs.card import write_card
 from training.subgraphs.dataset import CAMPAIGNS, SOURCE, Subgraphs
-from training.subgraphs.fit import HeldOut, default_s, fit_settings, hold_out, intervals, model_errors, score
+from training.subgraphs.fit import (
+    HeldOut,
+    default_log_error,
+    default_s,
+    fit_settings,
+    hold_out,
+    intervals,
+    model_errors,
+    score,
+)
 
 _BY = {"model": "leave one model out", "family": "leave one family out"}
 
@@ -34,6 +43,7 @@ def train_subgraphs(
         "points": len(fitted.points),
         "runs_left_out_of_the_fit": sorted(fitted.left_out),
         "peak_flops_per_s": {d: f.value for d, f in profile.peaks.items()},
+        "default_log_error_90": default_log_error(data, profile),
         "scores": _scores(data, profile, held),
         "command": f"python -m training.subgraphs train --subgraphs DIR --hardware {profile.id}",
     }

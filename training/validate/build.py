@@ -126,8 +126,9 @@ def _ops_summary(
     if ops_file is None and models_file is not None:
         return empty_summary(profile, provenance)
     frame = None
+    manifest: dict[str, Any] = {}
     if profile.data is not None or data is not None:
-        frame, _, notes = read_frame(profile, data_folder(profile, data))
+        frame, manifest, notes = read_frame(profile, data_folder(profile, data))
         for note in notes:
             click.echo(note, err=True)
     if ops_file is None:
@@ -154,9 +155,19 @@ def _ops_summary(
         )
     rows = rows[new].reset_index(drop=True).assign(split="given")
     provenance["scored_rows"] = {"file": ops_file.name, "sha256": file_hash(ops_file)}
-    what = f"Rows of {ops_file.name}, predicted by the shipped model; none of them was used in fitting."
+    what = f"Rows of {ops_file.name}, predicted by {'the shipped model' if named is None else repr(Path(named).name)}; "
+    if calibration.model is None or _is_of(manifest, provenance):
+        what += "none of them was used in fitting."
+    else:
+        what += "the rows of its fit are not at hand, so it may have seen some of them."
     known = frame if frame is not None else rows.iloc[:0]
     return summarise(holdout.predict(rows, calibration), known, profile, what, provenance)
+
+
+def _is_of(manifest: dict[str, Any], provenance: dict[str, Any]) -> bool:
+    """Tell whether a model was fitted on the table of a manifest."""
+    digest = manifest.get("files", {}).get("ops.parquet", {}).get("sha256")
+    return digest is not None and digest == provenance.get("data_sha256")
 
 
 def _model_folder(profile: HardwareProfile, named: str | None) -> Path:

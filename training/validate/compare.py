@@ -86,6 +86,9 @@ def _figures(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
     ma, mb = a.get("models") or {}, b.get("models") or {}
     if ma.get("n") and mb.get("n"):
         found += [(f"models {v}", ma["by_mode"][v], mb["by_mode"][v]) for v in ma["by_mode"] if v in mb["by_mode"]]
+    # Figures by mode hold models that terms were fitted to; these are of each such model left out of the fit.
+    la, lb = (m.get("left_out") or {} for m in (ma, mb))
+    found += [(f"models {v}, each left out of the fit", la[v], lb[v]) for v in la if v in lb]
     return [
         {"group": g, "a": {k: x.get(k) for k in FIGURES}, "b": {k: y.get(k) for k in FIGURES}}
         for g, x, y in found

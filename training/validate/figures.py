@@ -24,8 +24,7 @@ def draw(summary: dict[str, Any]) -> dict[str, str]:
     """Return the figures of a summary by name; those without data are left out."""
     out: dict[str, str] = {}
     if summary.get("points"):
-        p = {k: _numbers(v) if k.endswith("_s") or k in ("flops", "bytes") else np.array(v)
-             for k, v in summary["points"].items()}  # fmt: skip
+        p = _arrays(summary["points"])
         out["scatter"] = _scatter(p)
         out["cdf"] = _cdf(p)
         out["roofline"] = _roofline(p, summary["machine"])
@@ -41,6 +40,15 @@ def draw(summary: dict[str, Any]) -> dict[str, str]:
         out["learning"] = learning(summary["learning_curve"])
     out |= {f"models_{i}": svg for i, svg in enumerate(_models((summary.get("models") or {}).get("rows", [])))}
     return out
+
+
+def error_distribution(summary: dict[str, Any], title: str) -> str:
+    """Return the share of rows with at most a given error as a figure that stands alone (an SVG file)."""
+    return _cdf(_arrays(summary["points"]), title, style=True)
+
+
+def _arrays(points: dict[str, Any]) -> dict[str, Any]:
+    return {k: _numbers(v) if k.endswith("_s") or k in ("flops", "bytes") else np.array(v) for k, v in points.items()}
 
 
 def _numbers(values: Sequence[float | None]) -> Array:
@@ -69,7 +77,7 @@ def _scatter(p: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _cdf(p: dict[str, Any]) -> str:
+def _cdf(p: dict[str, Any], title: str = "Share of rows with at most a given error", style: bool = False) -> str:
     floor, shares = 1e-3, np.linspace(0.0, 1.0, 201)[1:-1]
     series = []
 
@@ -86,11 +94,11 @@ def _cdf(p: dict[str, Any]) -> str:
             name = column.removeprefix("baseline_").removesuffix("_s")
             add(name, p[column], p["measured_s"], _BASELINES.get(name, "c6"))
     return lines(
-        "Share of rows with at most a given error",
+        title,
         "The further left, the better. " + "; ".join(
             f"{s.name}: half of the rows within {_share(float(np.interp(0.5, s.y, s.x)))}" for s in series),
         Axis(floor, 10.0, "error, |predicted / measured - 1|", True, _share), Axis(0.0, 1.0, "share of rows", False,
-        lambda v: percent(v, 0)), series, key="cdf", height=320.0,
+        lambda v: percent(v, 0)), series, key="cdf", height=320.0, style=style,
     )  # fmt: skip
 
 

@@ -75,10 +75,13 @@ def area_of(trace: Trace) -> str:
 
 
 def _fitted_on(mapper: HardwareMapper) -> dict[str, set[str]]:
-    """Return the models that whole-model terms were fitted to, by mode."""
+    """Return the models that whole-model terms in a prediction were fitted to, by mode."""
     model = None if mapper.calibration is None else mapper.calibration.model
     stored = {} if model is None else model.header.get(HEADER_KEY, {})
-    return {mode: set(stored.get(mode, {}).get("names", ())) for mode in ("device", "eager")}
+    device, eager = (stored.get(mode) or {} for mode in ("device", "eager"))
+    # On a CPU only eager passes are measured: its terms of the device are fitted to those.
+    of_device = set(device.get("names", eager.get("names", ()) if device else ()))
+    return {"device": of_device, "eager": of_device | set(eager.get("names", ()))}
 
 
 def _left_out(mapper: HardwareMapper) -> dict[str, Any]:

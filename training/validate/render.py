@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from graphs.cli.text import percent, seconds, shorten, table
+from training.validate.metrics import metrics
 from training.validate.models import worst_models
 
 HEADER = ["", "rows", "median", "mean", "p90", "within 10 %", "bias", "in interval", "half-width", "default"]
+#: Of the rows of whole models, in the order of `metrics`.
+_COLUMNS = ("measured_s", "predicted_s", "low_s", "high_s")
 
 
 def render(summary: dict[str, Any], markdown: bool = False) -> str:
@@ -75,20 +80,29 @@ def verdict(summary: dict[str, Any]) -> str:
 def model_headlines(models: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
     """Return (mode, figures, how they were come by) of whole models.
 
-    Where corrections were fitted to these models, the figures are those of each model left out of that fit; rows that
-    were fitted to are only shown, and said to be, where there are no others.
+    Rows of models that nothing was fitted to speak for themselves.  Of the others, the figures are those of each model
+    left out of the fit; in-sample figures are only shown, and said to be, where there are no others.
     """
-    out = []
-    used = {(r["mode"] == "eager", r.get("use", "unseen")) for r in models.get("rows", [])}
+    out: list[tuple[str, dict[str, Any], str]] = []
     for mode in ("device", "eager"):
+        rows = [r for r in models.get("rows", []) if (r["mode"] == "eager") == (mode == "eager")]
+        unseen = [r for r in rows if r.get("use", "unseen") == "unseen"]
         left_out = models.get("left_out", {}).get(mode, {})
         shown = models.get("by_mode", {}).get(mode, {})
-        if left_out.get("median_ape") is not None and left_out.get("mape") is not None:
-            out.append((mode, left_out, ", each model left out of the fit in turn"))
-        elif shown.get("n"):
-            in_sample = (mode == "eager", "in_sample") in used
-            out.append((mode, shown, ", models it was fitted to among them" if in_sample else ""))
+        found: list[tuple[str, dict[str, Any], str]] = []
+        if left_out.get("median_ape") is not None and left_out.get("mape") is not None and len(unseen) < len(rows):
+            found.append((mode, left_out, ", each model left out of the fit in turn"))
+        if unseen:
+            apart = len(unseen) < len(rows)
+            found.append((mode, _of_runs(unseen) if apart else shown, ", models it was not fitted to" if apart else ""))
+        if not found and shown.get("n"):
+            found.append((mode, shown, ", models it was fitted to among them" if rows else ""))
+        out += sorted(found, key=lambda f: -f[1]["n"])
     return out
+
+
+def _of_runs(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return metrics(*(np.array([r[c] for r in rows], dtype=np.float64) for c in _COLUMNS))
 
 
 def model_rows(models: dict[str, Any]) -> list[list[str]]:

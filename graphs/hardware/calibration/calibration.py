@@ -80,20 +80,9 @@ class HardwareCalibration:
     @property
     def default_log_error(self) -> float:
         """90 % quantile of |log(measured / 20 % default)| over the measured rows; NaN if unknown."""
-        header = {} if self.model is None else self.model.header
+        fitted = self.model or self.subgraphs
+        header = {} if fitted is None else fitted.header
         return float(header.get("default_log_error_90", float("nan")))
-
-    @property
-    def host_s_per_call(self) -> float | None:
-        """Time the host needs to launch one operator eagerly, seconds; None if it was not measured."""
-        eager = {} if self.model is None else self.model.header.get("eager", {})
-        return float(eager["host_s_per_call"]) if "host_s_per_call" in eager else None
-
-    @property
-    def eager_log_error(self) -> float:
-        """90 % quantile of |log(measured / estimated)| of eager passes of models left out; NaN if unknown."""
-        eager = {} if self.model is None else self.model.header.get("eager", {})
-        return float(eager.get("lomo_log_error_90", float("nan")))
 
     def get_efficiency(self, operation_type: str, dtype: str = "fp32", **params: Any) -> float:
         """Return flops / (latency x peak) of one operator; the default 0.20 where nothing measured covers it.

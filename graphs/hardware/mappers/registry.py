@@ -45,7 +45,14 @@ def create_mapper(
     """
     if "@" in hardware:
         hardware, named = hardware.split("@", 1)
-        thermal_profile = named if thermal_profile is None else thermal_profile
+        if thermal_profile not in (None, named):
+            raise ProfileError(
+                "two thermal profiles are named",
+                received=f"'{hardware}@{named}' and '{thermal_profile}'",
+                allowed="one",
+                next_step="leave out one of them",
+            )
+        thermal_profile = named
     if hardware == "auto":
         hardware = this_hardware()
     hardware = resolve(hardware)

@@ -6,6 +6,7 @@ forward pass each and are priced as it; everything else moves its tensors.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from graphs.tracing.layout import View
@@ -45,7 +46,9 @@ def attention_backward(call: Call) -> list[Priced]:
     causal = bool(call.arg(99, "is_causal", False))
     whole = attention(q, k, v, mask if isinstance(mask, View) else None, causal)
     heads = whole.params["h"]
-    half = {**whole.params, "h": max(1, heads // 2), "hkv": max(1, whole.params["hkv"] // 2)}
+    # Half of the groups need not divide half of the heads.
+    groups = math.gcd(max(1, heads // 2), max(1, whole.params["hkv"] // 2))
+    half = {**whole.params, "h": max(1, heads // 2), "hkv": groups}
     note = "backward of attention as two and a half forward passes"
     if heads == 1:
         return _proxies([whole] * 3, "backward of attention as three forward passes")

@@ -21,10 +21,20 @@ _CHUNK = 1 << 20
 Bound = tuple[Callable[..., Any], tuple[Tensor, ...]]
 
 
+def room(nbytes: int) -> int:
+    """Return the bytes that a tensor takes of a pool.
+
+    >>> room(1), room(256), room(257)
+    (256, 256, 512)
+    """
+    return -(-nbytes // _ALIGNED) * _ALIGNED
+
+
 class Pool:
     """One block of random numbers a dtype, of which inputs are cut as views: no allocation, no fill, no page faults.
 
-    Consecutive tensors lie one after another, so that buffer sets rotate through the whole block.
+    Consecutive tensors lie one after another, so that buffer sets rotate through the whole block.  At its end it begins
+    anew: `reserve` keeps that from happening between the tensors of one call, which would then share memory.
     """
 
     def __init__(self, device: str, nbytes: int) -> None:
@@ -32,19 +42,23 @@ class Pool:
         self._blocks: dict[torch.dtype, Tensor] = {}
         self._next: dict[torch.dtype, int] = {}
 
+    def reserve(self, nbytes: int, dtype: torch.dtype) -> None:
+        """Make sure that tensors of `nbytes` together (see `room`) lie one after another."""
+        numel = nbytes // dtype.itemsize
+        block = self._blocks.get(dtype)
+        if block is None or numel > block.numel():
+            self._blocks[dtype] = self._filled(max(numel, self.nbytes // dtype.itemsize), dtype)
+            self._next[dtype] = 0
+        elif self._next[dtype] + numel > block.numel():
+            self._next[dtype] = 0
+
     def take(self, numel: int, dtype: torch.dtype) -> Tensor:
         """Return `numel` random elements as a flat view."""
-        itemsize = torch.empty((), dtype=dtype).element_size()
-        step = -(-numel * itemsize // _ALIGNED) * _ALIGNED // itemsize
-        block = self._blocks.get(dtype)
-        if block is None or step > block.numel():
-            block = self._blocks[dtype] = self._filled(max(step, self.nbytes // itemsize), dtype)
-            self._next[dtype] = 0
+        nbytes = room(numel * dtype.itemsize)
+        self.reserve(nbytes, dtype)
         start = self._next[dtype]
-        if start + step > block.numel():
-            start = 0
-        self._next[dtype] = start + step
-        return block[start : start + numel]
+        self._next[dtype] = start + nbytes // dtype.itemsize
+        return self._blocks[dtype][start : start + numel]
 
     def release(self) -> None:
         """Give the memory back."""
@@ -75,7 +89,7 @@ class Maker:
     """
 
     def __init__(self, dtype: str, device: str = "cpu", pool: Pool | None = None) -> None:
-        self.dtype, self.device, self.pool = TORCH_DTYPE[dtype], device, pool
+        self.name, self.dtype, self.device, self.pool = dtype, TORCH_DTYPE[dtype], device, pool
         self._indices = 0
 
     def new(self, *shape: int) -> Tensor:
@@ -155,3 +169,12 @@ def bind(op: str, params: Mapping[str, Any], maker: Maker) -> Bound:
             next_step="register one with training.measure.kernels.kernel",
         )  # fmt: skip
     return builder(checked, maker)
+
+
+def reserve(op: str, params: Mapping[str, Any], maker: Maker) -> None:
+    """Make room in the pool of `maker` for all tensors of one call, so that the next `bind` gives disjoint ones."""
+    if maker.pool is None:
+        return
+    _, args = bind(op, params, Maker(maker.name, "meta"))
+    storages = [a.untyped_storage().nbytes() for a in args if a.dtype == maker.dtype]
+    maker.pool.reserve(sum(map(room, storages)), maker.dtype)
