@@ -14,8 +14,8 @@ from graphs.estimates import OperatorEstimate
 from graphs.hardware.mappers.base import HardwareMapper
 from graphs.ops import canonical
 from graphs.pricing import price_operators
-from graphs.tracing.library import load_trace
 from graphs.whole_model import CORRECTABLE, WholeModelTerms, is_conv_fp32, log_half_width
+from training.traces import find_trace
 
 Array = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def price_models(models: pd.DataFrame, mapper: HardwareMapper, terms: WholeModel
         mode = str(record["mode"])
         if key not in known:
             try:
-                trace = load_trace(*key)
+                trace = find_trace(*key)
             except (TracingError, DtypeError):
                 continue
             bare = WholeModelTerms(related=terms.related, domains=terms.domains)

@@ -174,7 +174,7 @@ def default_s(data: Subgraphs, profile: HardwareProfile) -> NDArray[np.float64]:
 
 
 def default_log_error(data: Subgraphs, profile: HardwareProfile) -> float:
-    """Return the 90 % quantile of |log(recorded / 20 % default)| of the subgraphs that the default has an answer for."""
+    """Return the 90 % quantile of |log(recorded / 20 % default)| of the subgraphs that the default answers."""
     default = default_s(data, profile)
     known = default > 0
     return _quantile(np.abs(np.log(data.frame["latency_s"].to_numpy()[known] / default[known])))

@@ -11,9 +11,9 @@ from graphs import ops
 from graphs.errors import DtypeError, TracingError
 from graphs.estimation import MODES, LatencyEstimate, estimate_trace
 from graphs.hardware.mappers.base import HardwareMapper
-from graphs.tracing.library import load_trace
 from graphs.tracing.trace import Trace
 from graphs.whole_model import HEADER_KEY
+from training.traces import find_trace
 from training.validate.metrics import metrics
 
 BASELINES = ("default_20pct", "roofline")
@@ -48,7 +48,7 @@ def score_models(frame: pd.DataFrame, mapper: HardwareMapper) -> dict[str, Any]:
         mode = str(record["mode"])
         try:
             if key not in traces:
-                traces[key] = load_trace(*key)
+                traces[key] = find_trace(*key)
             e = estimate_trace(traces[key], mapper, MODES[MODES.index(mode)] if mode in MODES else "device")
         except (TracingError, DtypeError) as error:
             skipped.append({**dict(zip(("model", "batch", "dtype"), key, strict=True)), "reason": str(error)})
