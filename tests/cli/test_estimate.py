@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -11,6 +12,8 @@ from click.testing import CliRunner, Result
 from graphs.cli.main import cli
 from graphs.figures import Scale
 from graphs.tracing.trace import Trace, TracedOperator
+
+ROOT = Path(__file__).parents[2]
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -77,6 +80,9 @@ def test_without_calibration_beside_it(trace_file) -> None:
     default = data(trace_file, "--hardware", "i7-12700k", "--calibration", "none")
     assert points[1]["latency_s"] == default["latency_s"] > 2 * points[0]["latency_s"]
     assert points[1]["interval_s"] == [None, None]
+    path = ["--calibration", str(ROOT / "profiles" / "i7-12700k.json")]
+    named = data(trace_file, "--hardware", "i7-12700k", *path, "--compare-uncalibrated")["points"]
+    assert [p["latency_s"] for p in named] == [p["latency_s"] for p in points]
 
 
 def test_sweep_traces_each_batch_and_charts_the_throughput(tmp_path) -> None:
@@ -141,6 +147,20 @@ def test_training_step_is_longer_and_says_that_it_is_not_validated() -> None:
     assert forward["interval_s"][0] < forward["latency_s"] < forward["interval_s"][1]
 
 
+def test_an_optimizer_adds_its_update_and_its_state() -> None:
+    pytest.importorskip("torch")
+    args = ("torchvision:resnet18", "--hardware", "h100-sxm", "--training-step")
+    plain, sgd, adamw = data(*args), data(*args, "--optimizer", "sgd"), data(*args, "--optimizer", "adamw")
+    weights = plain["memory"]["parameters_bytes"]
+    assert [e["memory"]["optimizer_bytes"] for e in (plain, sgd, adamw)] == [0, 0, 2 * weights]
+    update = [[o for o in e["operators"] if o["module"] == "(optimizer)"] for e in (plain, sgd, adamw)]
+    # sgd reads weight and gradient and writes the weight; adamw reads and writes two states besides
+    assert [sum(o["bytes"] for o in u) for u in update] == [0, 3 * weights, 7 * weights]
+    for e, u in zip((sgd, adamw), update[1:], strict=True):
+        assert e["latency_s"] - plain["latency_s"] == pytest.approx(sum(o["latency_s"] for o in u))
+        assert e["flops"] == plain["flops"]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -152,10 +172,11 @@ def test_training_step_is_longer_and_says_that_it_is_not_validated() -> None:
         (["TRACE", "--hardware", "i7-12700k", "--sweep", "batch=0,2"], "batch=N,N"),
         (["TRACE", "--hardware", "i7-12700k", "--sweep", "batch=1,2"], "a saved trace is of one batch"),
         (["TRACE", "--hardware", "i7-12700k", "--batch", "2", "--sweep", "batch=8"], "leave out --batch"),
-        (["TRACE", "--hardware", "i7-12700k", "--calibration", "none", "--compare-uncalibrated"], "leave out one"),
+        (["TRACE", "--hardware", "i7-12700k", "--calibration", "none", "--compare-uncalibrated"], "leave out --calib"),
         (["TRACE", "--hardware", "i7-12700k", "--thermal-profile", "30w"], "thermal"),
         (["TRACE", "--hardware", "jetson-orin-agx@30w", "--thermal-profile", "15w"], "two thermal profiles"),
         (["TRACE", "--hardware", "i7-12700k", "--training-step"], "holds a forward pass only"),
+        (["TRACE", "--hardware", "i7-12700k", "--optimizer", "sgd"], "add --training-step"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_line_that_says_what_to_do(args, words, trace_file) -> None:
