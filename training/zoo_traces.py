@@ -7,6 +7,7 @@ import gzip
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from graphs.errors import TracingError
 from graphs.tracing import Trace, family
 from graphs.tracing.compat import ready_torchvision
+from graphs.tracing.decoding import SUFFIX
 from graphs.tracing.frontends import load_model
 from graphs.tracing.library import default_folder
 
@@ -29,10 +31,12 @@ LANGUAGE = {
     "opt-125m": (128, 512, 2048), "opt-350m": (128, 512, 2048), "opt-1.3b": (128, 512, 1024, 2048),
     "tinyllama-1.1b": (128, 512, 1024, 2048), "llama-7b-8layers": (128, 512, 1024, 2048), "llama-7b": (128, 512, 2048),
 }  # fmt: skip
+#: Decoding steps, by the length of the sequence with the new token.
+DECODING = {"gpt2": (1024,), "llama-7b": (2048,)}
 
 
 def specs(only: Iterable[str] = ()) -> Iterator[str]:
-    """Yield what to trace: all of torchvision's classification models, then the language models."""
+    """Yield what to trace: torchvision's classification models, the language models, and decoding steps of these."""
     ready_torchvision()
     from torchvision import models
 
@@ -40,18 +44,20 @@ def specs(only: Iterable[str] = ()) -> Iterator[str]:
     for name in models.list_models(module=models):
         if not wanted or name in wanted:
             yield f"torchvision:{name}"
-    for name, lengths in LANGUAGE.items():
+    steps = {f"{name}{SUFFIX}": lengths for name, lengths in DECODING.items()}
+    for name, lengths in (LANGUAGE | steps).items():
         for length in lengths:
             if not wanted or f"{name}-s{length}" in wanted or name in wanted:
                 yield f"hf:{name}-s{length}"
 
 
-def programs(module: Any, make_inputs: Any, name: str, dtype: str) -> dict[str, Any]:
+def programs(module: Any, make_inputs: Any, name: str, dtype: str, notes: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the stored programs of a model in one dtype: at batch 1, and at any other."""
     from graphs.tracing import trace
 
     def at(batch: int) -> Trace:
-        return trace(module, make_inputs(batch), dtype=dtype, name=name)
+        found = trace(module, make_inputs(batch), dtype=dtype, name=name)
+        return replace(found, notes=(*found.notes, *notes))
 
     first = at(1)
     try:
@@ -73,7 +79,7 @@ def build(spec: str) -> dict[str, Any]:
 
     model = load_model(spec)
     module = model.factory()
-    single, half = (programs(module, model.make_inputs, model.name, d) for d in ("fp32", "bf16"))
+    single, half = (programs(module, model.make_inputs, model.name, d, model.notes) for d in ("fp32", "bf16"))
     stored: dict[str, Any] = {"fp32": single, "bf16": half}
     if single.keys() == half.keys():
         both = {k: family.shared(single[k], half[k]) for k in single}

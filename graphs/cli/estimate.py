@@ -26,6 +26,7 @@ from graphs.hardware.mappers.registry import create_mapper
 @click.option("--thermal-profile", help="power mode of the hardware, such as 30w")
 @click.option("--out-of-domain", type=click.Choice(POLICIES), default="default", show_default=True)
 @click.option("--training-step", is_flag=True, help="forward and backward pass; not validated on measured training")
+@click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="add a fused update to --training-step")
 @click.option("--compare", metavar="ID,ID,...", help="estimate on each of these machines and compare with the first")
 @click.option("--compare-uncalibrated", is_flag=True, help="show the 20 % default beside the calibrated estimate")
 @click.option("--sweep", metavar="batch=N,N,...", help="estimate at each of these batches, with the throughput")
@@ -35,25 +36,28 @@ from graphs.hardware.mappers.registry import create_mapper
 @click.option("--json", "as_json", is_flag=True, help="print JSON with every operator")
 def estimate(
     model: str, hardware: str | None, batch: int | None, dtype: str | None, mode: Any, calibration: str | None,
-    thermal_profile: str | None, out_of_domain: Any, training_step: bool, compare: str | None,
+    thermal_profile: str | None, out_of_domain: Any, training_step: bool, optimizer: str | None, compare: str | None,
     compare_uncalibrated: bool, sweep: str | None, top: int, depth: int, svg: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Estimate a forward pass of MODEL.
 
-    MODEL is torchvision:NAME (resnet18 and resnet50 need no torchvision), hf:CONFIG, module:factory, or a trace.json.
+    MODEL is torchvision:NAME (resnet18 and resnet50 need no torchvision), hf:CONFIG, module:factory, an ONNX file, or a
+    trace.json; hf:NAME-sSEQ is a language model on SEQ tokens, hf:NAME-decode-sSEQ its step to the SEQth.
     """
+    if optimizer and not training_step:
+        raise click.UsageError("--optimizer is part of a training step; add --training-step or leave it out")
     machines = _machines(hardware, compare)
     if calibration and len(machines) > 1:
         raise click.UsageError("--calibration is of one machine; leave it out with --compare")
-    if calibration and compare_uncalibrated:
-        raise click.UsageError("--compare-uncalibrated compares with the calibration in use; leave out one of the two")
+    if calibration == "none" and compare_uncalibrated:
+        raise click.UsageError("--compare-uncalibrated shows a calibration beside none; leave out --calibration none")
     batches: list[int | None] = list(_batches(sweep)) if sweep else [batch]
     if sweep and batch:
         raise click.UsageError("--sweep names the batches; leave out --batch")
     chosen: Any = False if calibration == "none" else calibration
     choices: list[tuple[str, Any]] = [("", chosen)]
     if compare_uncalibrated:
-        choices = [("calibrated", None), ("20 % default", False)]
+        choices = [("calibrated", chosen), ("20 % default", False)]
     # Mappers first: a wrong name is said before anything is traced.
     mappers = [
         (machine, label, create_mapper(machine, calibration=use, thermal_profile=thermal_profile,
@@ -63,7 +67,7 @@ def estimate(
     suffix = f"@{thermal_profile}" if thermal_profile else ""
     points = []
     for size in batches:
-        trace = _trace(model, size, dtype, training_step)
+        trace = _trace(model, size, dtype, training_step, optimizer)
         points += [
             Point(machine + suffix, label, trace.batch, estimate_trace(trace, mapper, mode))
             for machine, label, mapper in mappers
@@ -110,25 +114,13 @@ def _batches(text: str) -> list[int]:
     return sorted(set(found))
 
 
-def _trace(model: str, batch: int | None, dtype: str | None, training: bool) -> Any:
+def _trace(model: str, batch: int | None, dtype: str | None, training: bool, optimizer: str | None) -> Any:
     """Trace the model once for one batch, or read its trace."""
     from graphs.tracing import frontends
 
     saved = model.endswith((".json", ".json.gz", ".onnx")) and not model.startswith("hf:")
     size = batch if batch is not None else (0 if saved else 1)
-    if not training:
-        return frontends.trace_model(model, batch=size, dtype=dtype)
-    if saved:
-        trace = frontends.trace_model(model, batch=size, dtype=dtype)
-        if not trace.training:
-            raise GraphsError("a saved trace of a forward pass holds no training step", received=model,
-                              next_step="trace the module with training=True, or name the model itself")  # fmt: skip
-        return trace
-    from graphs.tracing import trace as trace_module
-
-    found = frontends.load_model(model)
-    module = found.factory()
-    return trace_module(module.train(), found.make_inputs(size), dtype=dtype, name=found.name, training=True)
+    return frontends.trace_model(model, batch=size, dtype=dtype, training=training, optimizer=optimizer)
 
 
 def _write(path: Path, text: str) -> None:

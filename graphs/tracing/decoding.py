@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from graphs.errors import TracingError
-from graphs.tracing.compat import library_shims
 
 #: Ends the name of a model of which a decoding step is meant.
 SUFFIX = "-decode"
@@ -25,10 +24,11 @@ def split_decode(name: str) -> tuple[str, bool]:
 def notes(tokens: int) -> tuple[str, ...]:
     """Return what a reader of the trace must know."""
     return (
-        f"decoding step: one new token a sequence, the {tokens}th, beside a KV cache of {tokens - 1}: inputs/s are "
-        "tokens/s; the cache grows by concatenation, which copies it, as transformers' DynamicCache does in eager mode",
-        "decoding step: its operators are measured kinds, but the step as a whole was not validated against any measured "
-        "decoding",
+        f"decoding step: one new token a sequence, which makes it {tokens} long; the {tokens - 1} before it are in a "
+        "KV cache, which grows by concatenation, a copy of it, as transformers' DynamicCache does; inputs/s are "
+        "tokens/s",
+        "decoding step: not validated as a whole: no measured decoding step stands beside it, and any interval is that "
+        "of whole forward passes",
     )
 
 
@@ -107,20 +107,25 @@ def _shapes(model: Any, cache: Any) -> list[tuple[tuple[int, int], tuple[int, in
     """
     import torch
 
-    name, allowed = type(model).__name__, "a decoder whose layers keep keys and values"
+    from graphs.tracing.tracer import trace
+
+    name, allowed = type(model).__name__, "a class that generates (GPT2LMHeadModel), whose layers keep keys and values"
     refused = "give the model without -decode, or build the step in a function of your own: module:pkg.mod:callable"
-    text = not getattr(model.config, "is_encoder_decoder", False) and model.main_input_name == "input_ids"
+    text = model.can_generate() and model.main_input_name == "input_ids"
+    text = text and not getattr(model.config, "is_encoder_decoder", False)
     if not text or any(type(layer).__name__ not in _LAYERS for layer in cache.layers):
         raise TracingError("this model decodes in a form that is not known", received=name, allowed=allowed,
                            next_step=refused)  # fmt: skip
-    token = torch.empty(1, 1, dtype=torch.int64, device="meta")
+    given = {"input_ids": torch.empty(1, 1, dtype=torch.int64, device="meta")}
+    ordinary = model.forward
+    model.forward = lambda input_ids: ordinary(input_ids=input_ids, past_key_values=cache, use_cache=True)
     try:
-        with torch.no_grad(), library_shims():
-            model(input_ids=token, past_key_values=cache, use_cache=True)
-    except Exception as error:
-        # Whatever the model's own code raises; the chained traceback shows where.
+        trace(model, given)
+    except TracingError as error:
         raise TracingError("this model takes no cache of earlier tokens", allowed=allowed, next_step=refused,
-                           received=f"{name}: {type(error).__name__}: {error}") from error  # fmt: skip
+                           received=f"{name}: {error.received or error}") from error  # fmt: skip
+    finally:
+        del model.forward
     found = []
     for layer in cache.layers:
         if layer.keys is None or layer.keys.dim() != 4 or layer.values.dim() != 4:

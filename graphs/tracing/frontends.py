@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graphs.errors import MissingExtraError, TracingError, nearest
+from graphs.tracing import decoding
 from graphs.tracing.compat import ready_torchvision
 from graphs.tracing.trace import Trace
 
 FORMS = (
-    "torchvision:NAME, hf:NAME-sSEQ, hf:CONFIG.json, module:pkg.mod:callable, an ONNX file (.onnx), "
-    "or a trace (.json, .json.gz)"
+    "torchvision:NAME, hf:NAME-sSEQ, hf:NAME-decode-sSEQ, hf:CONFIG.json, module:pkg.mod:callable, an ONNX file "
+    "(.onnx), or a trace (.json, .json.gz)"
 )
 
 #: Side of the square input images, where it is not 224.
@@ -27,11 +28,14 @@ class Model(NamedTuple):
 
     `factory` returns the module, on the meta device where that can be; `make_inputs` takes the batch and returns the
     inputs for `graphs.tracing.trace`.  For a saved trace `factory` returns the `Trace` and `make_inputs` None.
+    `notes` are those that its traces carry; `decoding` says that it runs on a cache of earlier tokens.
     """
 
     factory: Callable[[], Any]
     make_inputs: Callable[[int], Any]
     name: str = ""
+    notes: tuple[str, ...] = ()
+    decoding: bool = False
 
 
 def load_model(spec: str, *, sequence: int | None = None) -> Model:
@@ -42,7 +46,8 @@ def load_model(spec: str, *, sequence: int | None = None) -> Model:
     spec : str
         One of `FORMS`.
     sequence : int, optional
-        Tokens of a language model's input, where the name does not say.
+        Tokens of a language model's input, where the name does not say; of a decoding step (``-decode``) the length of
+        the sequence with the new token.
 
     Returns
     -------
@@ -79,20 +84,30 @@ def trace_model(
     Raises
     ------
     TracingError
-        If a saved trace is of another batch or dtype, or no training step where one is asked for, and as `load_model`
-        and `graphs.tracing.trace`.
+        If a saved trace is of another batch or dtype, or no training step where one is asked for; for an optimizer
+        without a training step or beside a saved one; for a training step of a decoding step; and as `load_model` and
+        `graphs.tracing.trace`.
     """
+    if optimizer is not None and not training:
+        raise TracingError("an optimizer needs a training step", received=optimizer, allowed="training=True",
+                           next_step="ask for a training step, or leave out the optimizer")  # fmt: skip
     if spec.endswith(".onnx") and not training:
         return _onnx(spec, batch or None, dtype)
     if not training and (stored := _stored(spec, batch, dtype, sequence)) is not None:
         return stored
     model = load_model(spec, sequence=sequence)
+    if training and model.decoding:
+        raise TracingError("a decoding step is not trained", received=spec, allowed="the model without -decode",
+                           next_step="leave out -decode, or the training step")  # fmt: skip
     made = model.factory()
     if isinstance(made, Trace):
         if training and not made.training:
             raise TracingError("this holds a forward pass only", received=spec,
                                allowed="a module, or a saved training step",
                                next_step="trace the module with training=True")  # fmt: skip
+        if optimizer is not None:
+            raise TracingError("a saved training step has the optimizer that it was traced with", received=optimizer,
+                               allowed="none", next_step="leave it out, or trace the module again")  # fmt: skip
         if batch and made.batch and batch != made.batch:
             raise TracingError("a saved trace is of one batch", received=batch, allowed=made.batch,
                                next_step="trace the model again with that batch")  # fmt: skip
@@ -100,7 +115,8 @@ def trace_model(
     from graphs.tracing.tracer import trace
 
     inputs = model.make_inputs(batch)
-    return trace(made, inputs, dtype=dtype, name=model.name, training=training, optimizer=optimizer)
+    found = trace(made, inputs, dtype=dtype, name=model.name, training=training, optimizer=optimizer)
+    return replace(found, notes=(*found.notes, *model.notes))
 
 
 def _onnx(spec: str, batch: int | None, dtype: str | None) -> Trace:
@@ -116,7 +132,7 @@ def _stored(spec: str, batch: int, dtype: str | None, sequence: int | None) -> T
     kind, _, name = spec.partition(":")
     if kind == "hf":
         base, tokens = language.split_name(name, sequence or 128)
-        name = f"{base}-s{tokens}" if base in language.MODELS else ""
+        name = f"{base}-s{tokens}" if decoding.split_decode(base)[0] in language.MODELS else ""
     elif kind != "torchvision":
         return None
     if not name or name not in library.names():
@@ -178,22 +194,28 @@ def _language(name: str, sequence: int | None) -> Model:
     from graphs.tracing import language
 
     torch = _torch()
-    base, tokens = language.split_name(name, sequence or 128)
+    named, tokens = language.split_name(name, sequence or 128)
+    base, decode = decoding.split_decode(named)
+    made: list[Any] = []
 
+    def factory() -> Any:
+        if not made:
+            built = language.build(base)
+            made.append(decoding.decoding(built, tokens) if decode else built)
+        return made[0]
+
+    label = f"{base if base in language.MODELS else Path(base).stem}{decoding.SUFFIX if decode else ''}-s{tokens}"
+    if decode:
+        decoding.check_tokens(tokens)
+        return Model(factory, lambda batch: decoding.inputs(factory(), batch, tokens), label, decoding.notes(tokens),
+                     decoding=True)  # fmt: skip
     if base in language.MODELS:
 
         def ids(batch: int) -> Any:
             return {"input_ids": torch.empty(batch, tokens, dtype=torch.int64, device="meta")}
 
-        return Model(lambda: language.build(base), ids, f"{base}-s{tokens}")
-    made: list[Any] = []
-
-    def factory() -> Any:
-        if not made:
-            made.append(language.build(base))
-        return made[0]
-
-    return Model(factory, lambda batch: language.inputs(factory(), batch, tokens), f"{Path(base).stem}-s{tokens}")
+        return Model(lambda: language.build(base), ids, label)
+    return Model(factory, lambda batch: language.inputs(factory(), batch, tokens), label)
 
 
 def _module(path: str) -> Model:

@@ -105,7 +105,7 @@ def build(name: str) -> Any:
     else:
         raise TracingError("unknown language model", received=name, allowed=nearest(name, MODELS),
                            next_step="name one of these, or give the path of a transformers config.json")  # fmt: skip
-    # A prompt is priced, not a generation: nothing is kept for later.
+    # A prompt is priced, and nothing kept for later; a step of generation is `graphs.tracing.decoding`.
     config.use_cache = False
     with torch.device("meta"):
         return factory(config).eval()

@@ -43,7 +43,7 @@ def test_estimate_of_a_saved_trace_prints_total_sources_and_reasons(trace_file) 
     assert out.exit_code == 0, out.output
     assert "toy, batch 1, fp32, device time on i7-12700k" in out.output
     assert "default: matmul: flops 2e+15 is" in out.output  # which quantity was out, and by how much
-    assert "no interval" in out.output
+    assert "(90 %: " in out.output  # how far off the default is on this machine was measured
 
 
 def test_estimate_as_json_has_every_operator(trace_file) -> None:
