@@ -24,8 +24,8 @@ demo: $(VENV)/.demo
 	$(BIN)/graphs train --hardware h100-sxm --out build/demo/models/h100-sxm
 	$(BIN)/graphs estimate torchvision:resnet18 --hardware h100-sxm --batch 64 --dtype bf16 --calibration build/demo/models/h100-sxm
 	$(BIN)/graphs estimate torchvision:resnet18 --hardware h100-sxm --batch 64 --dtype fp32 --calibration build/demo/models/h100-sxm
-	$(BIN)/graphs validate --hardware h100-sxm --calibration build/demo/models/h100-sxm --json build/demo/accuracy.json --markdown build/demo/accuracy.md
-	@echo "The accuracy report is build/demo/accuracy.md (and .json)."
+	$(BIN)/graphs validate --hardware h100-sxm --calibration build/demo/models/h100-sxm --json build/demo/accuracy.json --markdown build/demo/accuracy.md --html build/demo/accuracy.html
+	@echo "The accuracy report is build/demo/accuracy.html (and .md, .json)."
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

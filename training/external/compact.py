@@ -111,7 +111,7 @@ def _pair(x: Array, y: Array, seed: int) -> list[TreeEnsemble]:
 
 
 def shrink(trees: TreeEnsemble) -> TreeEnsemble:
-    """Return the ensemble in fewer bytes: single thresholds, half-precision leaves, short positions.
+    """Return the ensemble in fewer bytes: half-precision leaves, short positions.
 
     Leaves lose less than one part in a thousand; positions need fewer than 65,536 nodes.
     """
@@ -120,8 +120,6 @@ def shrink(trees: TreeEnsemble) -> TreeEnsemble:
     return replace(
         trees,
         feature=trees.feature.astype(np.int16),
-        # rounded up: x <= t must hold where it held before
-        threshold=np.nextafter(trees.threshold.astype(np.float32), np.float32(np.inf)),
         left=trees.left.astype(np.uint16),
         right=trees.right.astype(np.uint16),
         value=trees.value.astype(np.float16),

@@ -80,7 +80,7 @@ def _ensemble(
 ) -> TreeEnsemble:  # fmt: skip
     return TreeEnsemble(
         feature=np.concatenate(feature).astype(np.int16),
-        threshold=np.concatenate(threshold).astype(np.float32).astype(np.float64),  # as it will be stored
+        threshold=_single(np.concatenate(threshold)),
         left=np.concatenate(left).astype(np.int32),
         right=np.concatenate(right).astype(np.int32),
         value=np.concatenate(value).astype(np.float32),
@@ -88,3 +88,12 @@ def _ensemble(
         depth=depth,
         base=base,
     )
+
+
+def _single(threshold: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return thresholds of single precision, as they are stored, none below its own.
+
+    Thresholds are often the value of a training row itself, and x <= t must go on to hold there.
+    """
+    near = threshold.astype(np.float32)
+    return np.where(near < threshold, np.nextafter(near, np.float32(np.inf)), near).astype(np.float64)

@@ -93,10 +93,13 @@ class TreeEnsemble:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         # Steps from a node to its children repeat, positions do not: they compress to a third.
-        own = np.arange(len(self.left), dtype=np.int32)
+        own = np.arange(len(self.left), dtype=np.int64)
+        left, right = self.left - own, self.right - own
+        far = max(left.max(initial=0), right.max(initial=0))
+        step = np.int16 if far <= np.iinfo(np.int16).max else np.int32
         return {
-            "feature": self.feature, "threshold": self.threshold.astype(np.float32), "left_step": self.left - own,
-            "right_step": self.right - own, "value": self.value, "roots": self.roots, "depth": np.array(self.depth),
+            "feature": self.feature, "threshold": self.threshold.astype(np.float32), "left_step": left.astype(step),
+            "right_step": right.astype(step), "value": self.value, "roots": self.roots, "depth": np.array(self.depth),
             "base": np.array(self.base),
         }  # fmt: skip
 
