@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from graphs.errors import ModelFileError
 
 #: What numpy, zipfile and zlib raise on bytes that are no archive of plain arrays.
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def pack(arrays: dict[str, NDArray[Any]]) -> tuple[bytes, str]:
@@ -31,30 +34,42 @@ def pack(arrays: dict[str, NDArray[Any]]) -> tuple[bytes, str]:
     return blob, hashlib.sha256(blob).hexdigest()
 
 
-def unpack(blob: bytes, digest: str, origin: str) -> dict[str, NDArray[Any]]:
+def unpack(blob: bytes, digest: object, origin: str, next_step: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of a blob.
+
+    Parameters
+    ----------
+    blob : bytes
+    digest : str
+        The SHA-256 that the header gives; anything else does not match.
+    origin : str
+        What error messages call the file.
+    next_step : str
+        What they advise.
 
     Raises
     ------
     ModelFileError
         If the blob is not the one with this digest, or holds anything but finite numbers.
     """
-    again = "restore the folder, or fit the model again"
     found = hashlib.sha256(blob).hexdigest()
     if found != digest:
         raise ModelFileError(
-            f"the arrays of '{origin}' are damaged", received=f"sha256 {found[:12]}...",
-            allowed=f"sha256 {str(digest)[:12]}...", next_step=again,
+            f"'{origin}' is damaged: it is not the file that its header describes",
+            received=f"sha256 {found[:12]}...", allowed=f"sha256 {str(digest)[:12]}...", next_step=next_step,
         )  # fmt: skip
     try:
         with np.load(io.BytesIO(blob), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except _UNREADABLE as error:
-        raise ModelFileError(f"'{origin}' does not hold plain arrays ({error})", next_step=again) from error
+        raise ModelFileError(f"'{origin}' does not hold plain arrays ({error})", next_step=next_step) from error
     for name, value in arrays.items():
-        if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+        # numpy gives members that are no arrays as bytes
+        kind = value.dtype.kind if isinstance(value, np.ndarray) else ""
+        if not kind or kind not in "fiu" or (kind == "f" and not np.isfinite(value).all()):
             raise ModelFileError(
-                f"array '{name}' of '{origin}' is not usable", received=str(value.dtype), allowed="finite numbers",
-                next_step=again,
+                f"array '{name}' of '{origin}' is not usable",
+                received=str(getattr(value, "dtype", type(value).__name__)),
+                allowed="finite numbers", next_step=next_step,
             )  # fmt: skip
     return arrays

@@ -6,12 +6,8 @@ then construct.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphs.errors import ModelFileError, SchemaVersionError
+from graphs.hardware.calibration.arrays import pack, unpack
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.features import FEATURES_VERSION, Machine
 from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel, Interval
@@ -56,15 +53,13 @@ def save_model(model: EfficiencyModel, folder: Path) -> None:
             "domains": {op: d.to_dict() for op, d in family.domains.items()},
             "scores": family.scores,
         }  # fmt: skip
-    buffer = io.BytesIO()
-    _write_npz(buffer, arrays)
-    blob = buffer.getvalue()
+    blob, digest = pack(arrays)
     header = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "hardware": model.hardware,
         "features_version": FEATURES_VERSION,
-        "arrays_sha256": hashlib.sha256(blob).hexdigest(),
+        "arrays_sha256": digest,
         "machine": {
             "units": model.machine.units, "l2_bytes": model.machine.l2_bytes, "peaks": dict(model.machine.peaks),
             "bandwidth_bytes_per_s": model.machine.bandwidth_bytes_per_s, "kind": model.machine.kind,
@@ -161,47 +156,7 @@ def _read_arrays(folder: Path, header: dict[str, Any]) -> dict[str, NDArray[Any]
         blob = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"fitted model '{folder}' has no readable {ARRAYS} ({error})", next_step=_REFIT) from error
-    if hashlib.sha256(blob).hexdigest() != header.get("arrays_sha256"):
-        raise ModelFileError(
-            f"'{path}' is damaged: it is not the file that {HEADER} describes",
-            received=f"sha256 {hashlib.sha256(blob).hexdigest()[:12]}...",
-            allowed=f"sha256 {str(header.get('arrays_sha256'))[:12]}...",
-            next_step=_REFIT,
-        )
-    try:
-        with np.load(io.BytesIO(blob), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except _UNREADABLE as error:
-        raise ModelFileError(f"'{path}' does not hold plain arrays ({error})", next_step=_REFIT) from error
-    for name, value in arrays.items():
-        # numpy gives members that are no arrays as bytes
-        kind = value.dtype.kind if isinstance(value, np.ndarray) else ""
-        if not kind or kind not in "fiu" or (kind == "f" and not np.isfinite(value).all()):
-            raise ModelFileError(
-                f"array '{name}' of fitted model '{folder}' is not usable",
-                received=str(getattr(value, "dtype", type(value).__name__)),
-                allowed="finite numbers",
-                next_step=_REFIT,
-            )
-    return arrays
-
-
-#: What numpy, zipfile and zlib raise on bytes that are no archive of plain arrays.
-_UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile,
-    zlib.error,
-)  # fmt: skip
-
-
-def _write_npz(stream: io.BytesIO, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a compressed .npz whose bytes depend on the arrays alone (fixed order and time stamps)."""
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(arrays):
-            member = io.BytesIO()
-            np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
-            info = zipfile.ZipInfo(name + ".npy", date_time=(2000, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue())
+    return unpack(blob, header.get("arrays_sha256"), str(path), _REFIT)
 
 
 def _replace(path: Path, content: bytes) -> None:

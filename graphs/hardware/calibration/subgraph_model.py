@@ -240,7 +240,12 @@ def load_subgraphs(folder: Path) -> SubgraphModel:
                 raise SchemaVersionError(
                     f"subgraph model '{folder}' has another {key}", received=header[key], allowed=known, next_step=again
                 )
-        a = unpack((folder / ARRAYS).read_bytes(), header["arrays_sha256"], str(folder))
+        a = unpack(
+            (folder / ARRAYS).read_bytes(),
+            header["arrays_sha256"],
+            str(folder),
+            "restore the folder, or fit the model again",
+        )
         settings = {
             (s["precision"], s["thermal"]): Setting(
                 a[f"{i}/cost"].astype(np.float64), a[f"{i}/weights"].astype(np.float64), float(a[f"{i}/mean"]),
