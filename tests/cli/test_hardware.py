@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 from click.testing import CliRunner, Result
@@ -140,7 +139,4 @@ def test_the_list_reads_no_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("graphs.hardware.calibration.artifact.np.load", refuse)
     monkeypatch.setattr("graphs.hardware.calibration.artifact.load_model", refuse)
-    start = time.process_time()
     assert run().exit_code == 0
-    # generous: 0.1 s on a quiet machine
-    assert time.process_time() - start < 3

