@@ -9,7 +9,8 @@ from typing import Any
 
 from graphs.errors import DtypeError, TracingError, nearest
 from graphs.tracing import family
-from graphs.tracing.trace import DTYPES, Trace, parse_json, read_bytes
+from graphs.tracing.trace import Trace
+from graphs.tracing.trace_file import DTYPES, parse_json, read_bytes
 
 #: Names a folder with traces, where it is not the repository's own.
 ENVIRONMENT = "GRAPHS_TRACES"

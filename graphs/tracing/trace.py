@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import graphs.ops as ops
-from graphs.errors import DtypeError, OperatorParameterError, SchemaVersionError, TracingError, UnknownOperatorError
+from graphs.errors import DtypeError, OperatorParameterError, SchemaVersionError, UnknownOperatorError
+from graphs.tracing.trace_file import check, damaged, parse_json, read_bytes
 
 SCHEMA = "graphs.trace"
 #: 2: buffers, and training steps.
 VERSION = 2
-
-#: exact: the kind was measured as this call; near: the same class of kernel; proxy: the same memory traffic as
-#: another kind; unmodelled: not priced.
-MATCHES = ("exact", "near", "proxy", "unmodelled")
-DTYPES = ("fp32", "tf32", "fp16", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class TracedOperator:
     aten : str
         The framework's name of the first of them.
     match : str
-        One of `MATCHES`.
+        One of `graphs.tracing.trace_file.MATCHES`.
     note : str
         What a match that is not exact stands for.
     modules : tuple of (str, int)
@@ -78,7 +74,7 @@ class Trace:
     batch : int
         First dimension of the first input tensor.
     dtype : str
-        One of `DTYPES`; the dtype of the parameters where it was not asked for.
+        One of `graphs.tracing.trace_file.DTYPES`, or that of the parameters where it was not asked for (``fp64``).
     torch : str
         Version that traced it.
     parameters, parameter_bytes : int
@@ -179,10 +175,10 @@ class Trace:
             If a newer version of this package wrote it.
         """
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise _damaged(source, f"a JSON object with schema '{SCHEMA}'", type(data).__name__)
+            raise damaged(source, f"a JSON object with schema '{SCHEMA}'", type(data).__name__)
         version = data.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise _damaged(source, "a positive integer as version", version)
+            raise damaged(source, "a positive integer as version", "none" if version is None else version)
         if version > VERSION:
             raise SchemaVersionError(
                 f"{source} was written by a newer version of this package",
@@ -194,9 +190,9 @@ class Trace:
             operators = tuple(_operator_from_dict(o) for o in data["operators"])
             meta: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k in _META}
             trace = cls(operators=operators, **meta)
-            _check(trace)
+            check(trace)
         except (KeyError, TypeError, ValueError, AttributeError, UnknownOperatorError, OperatorParameterError) as error:
-            raise _damaged(source, "the fields of a trace", str(error)) from error
+            raise damaged(source, "the fields of a trace", str(error)) from error
         return trace
 
     def to_json(self) -> str:
@@ -220,30 +216,6 @@ class Trace:
     def load(cls, path: str | os.PathLike[str]) -> Trace:
         """Read a trace; raises `TracingError` for a missing or damaged file, else as `from_dict`."""
         return cls.from_json(read_bytes(path), str(path))
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return what a ``.json`` or ``.json.gz`` file holds, or raise `TracingError`."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise TracingError(
-            "a trace file cannot be read", received=str(path), allowed="a readable file", next_step=str(error)
-        ) from error
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise _damaged(str(path), "intact gzip data", str(error)) from error
-
-
-def parse_json(text: str | bytes, source: str) -> Any:
-    """Return JSON `text` as plain data, or raise `TracingError`."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise _damaged(source, "JSON text", str(error)) from error
 
 
 def merge(calls: list[TracedOperator]) -> tuple[tuple[TracedOperator, ...], tuple[int, ...]]:
@@ -306,33 +278,3 @@ def _operator_from_dict(data: dict[str, Any]) -> TracedOperator:
     data = dict(data)
     data["modules"] = tuple((str(path), int(count)) for path, count in data.get("modules", ()))
     return TracedOperator(**data)
-
-
-def _check(trace: Trace) -> None:
-    """Raise for values that no tracer writes: they would give wrong estimates later, and in silence."""
-    for o in trace.operators:
-        if o.match not in MATCHES or not isinstance(o.count, int) or o.count < 1:
-            raise ValueError(f"operator {o.op!r}: match {o.match!r}, count {o.count!r}")
-        if o.op:
-            ops.get(o.op).validate(o.params)
-            ops.canonical(o.dtype)
-        elif o.match != "unmodelled":
-            raise ValueError(f"{o.aten!r} has no operator kind but match {o.match!r}")
-    if trace.dtype not in DTYPES:
-        raise ValueError(f"dtype {trace.dtype!r}")
-    for name in ("batch", "parameters", "parameter_bytes", "peak_activation_bytes", "dispatched", "views",
-                 "optimizer_bytes"):  # fmt: skip
-        if not isinstance(getattr(trace, name), int) or getattr(trace, name) < 0:
-            raise ValueError(f"{name} {getattr(trace, name)!r}")
-    if trace.buffer_bytes is not None and (not isinstance(trace.buffer_bytes, int) or trace.buffer_bytes < 0):
-        raise ValueError(f"buffer_bytes {trace.buffer_bytes!r}")
-    if not isinstance(trace.training, bool):
-        raise ValueError(f"training {trace.training!r}")
-    if any(not isinstance(i, int) or not 0 <= i < len(trace.operators) for i in trace.sequence):
-        raise ValueError("sequence points outside the operators")
-
-
-def _damaged(source: str, allowed: str, received: Any) -> TracingError:
-    return TracingError(
-        f"{source} is not a usable trace", received=received, allowed=allowed, next_step="trace the model again"
-    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graphs.errors import DtypeError, SchemaVersionError, TracingError
-from graphs.tracing import Trace, TracedOperator, family, library
+from graphs.tracing import Trace, TracedOperator, family, library, trace_file
 from graphs.tracing.layout import View, coalesce, pattern
 from graphs.tracing.trace import merge
 
@@ -125,6 +125,48 @@ def test_traces_are_read_without_torch() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "extra True"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"sequence": [0, 1]}, "stands 1 times"),
+        ({"batch": True}, "batch"),
+        ({"name": 5}, "name"),
+        ({"notes": "abc"}, "notes"),
+        ({"dtype": "fp9"}, "dtype"),
+    ],
+)
+def test_a_file_that_says_what_no_tracer_writes_is_refused(change: dict[str, object], match: str) -> None:
+    with pytest.raises(TracingError, match=match):
+        Trace.from_dict(json.loads(example().to_json()) | change, "t.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"count": 10**12}, "more than 1000000 calls"),
+        ({"count": True}, "count"),
+        ({"module": 4}, "module"),
+        ({"count": 2, "modules": [["a", 1]]}, "modules"),
+    ],
+)
+def test_an_operator_that_no_tracer_writes_is_refused(change: dict[str, object], match: str) -> None:
+    relu: dict[str, object] = {"op": "relu", "params": {"numel": 3}, "dtype": "fp32"}
+    data = {"schema": "graphs.trace", "version": 2, "operators": [relu]}
+    assert len(Trace.from_dict(data)) == 1
+    with pytest.raises(TracingError, match=match):
+        Trace.from_dict(data | {"operators": [relu | change]})
+
+
+def test_files_that_unpack_or_nest_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_file, "MOST_BYTES", 1000)
+    bomb = tmp_path / "bomb.json.gz"
+    bomb.write_bytes(gzip.compress(b" " * 2000))
+    with pytest.raises(TracingError, match="at most 1000 bytes"):
+        Trace.load(bomb)
+    with pytest.raises(TracingError, match="JSON"):
+        Trace.from_json("[" * 100_000)
 
 
 # Families -------------------------------------------------------------------------------------------------------
