@@ -17,11 +17,12 @@ import numpy as np
 import graphs.ops as ops
 from graphs.errors import DtypeError, MissingExtraError, TracingError
 from graphs.tracing import onnx_products  # noqa: F401  (registers its nodes)
-from graphs.tracing.layout import View
+from graphs.tracing.layout import FLOATS, View
 from graphs.tracing.onnx_nodes import NODES, Node
 from graphs.tracing.rules import price
 from graphs.tracing.rules.memory import contiguous_like
-from graphs.tracing.trace import DTYPES, Trace, TracedOperator, merge
+from graphs.tracing.trace import Trace, TracedOperator, merge
+from graphs.tracing.trace_file import DTYPES
 
 #: Values up to this many elements are followed through the graph: shapes, axes, scalars.
 SMALL = 4096
@@ -166,8 +167,7 @@ class Walk:
     def _tag(self, weights: list[View]) -> str:
         if self.dtype:
             return self.dtype
-        counts = Counter({d: sum(v.numel for v in weights if v.dtype == d) for d in ("fp32", "fp16", "bf16")})
-        return counts.most_common(1)[0][0]
+        return max((*FLOATS, "fp64"), key=lambda d: sum(v.numel for v in weights if v.dtype == d))
 
     # Types and values -------------------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class Walk:
                 short, size = ops.canonical(str(kind)), kind.itemsize
             except DtypeError:
                 short, size = str(kind), max(1, kind.itemsize)
-        if self.target and short in ("fp32", "fp16", "bf16"):
+        if self.target and short in (*FLOATS, "fp64"):
             return self.target, ops.itemsize(self.target)
         return short, size
 

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
+import graphs.ops as ops
 from graphs.errors import DtypeError, GraphsError, TracingError
 from graphs.tracing.compat import fake_mode, library_shims
 from graphs.tracing.recorder import ORIGIN, Recorder
-from graphs.tracing.trace import DTYPES, Trace, merge
+from graphs.tracing.trace import Trace, merge
+from graphs.tracing.trace_file import DTYPES
 from graphs.tracing.training_step import UNVALIDATED, Step, check_optimizer, update_of
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 _TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SHORT = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_MEASURED = frozenset(_TORCH.values())
 
 
 def trace(
@@ -93,12 +95,11 @@ def trace(
         else:
             _run(module, args, kwargs, recorder, module)
     operators, sequence = merge(recorder.calls)
-    as_given = next((p.dtype for p in parameters if p.dtype in _SHORT), None)
     return Trace(
         operators=operators,
         name=name or type(module).__name__,
         batch=next((t.shape[0] for t in _leaves((args, kwargs)) if t.dim()), 0),
-        dtype=dtype or _SHORT.get(as_given or _first_float((args, kwargs)), "fp32"),
+        dtype=dtype or _dtype_of(parameters, _leaves((args, kwargs))),
         torch=torch.__version__.split("+")[0],
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=held["_parameters"],
@@ -218,8 +219,13 @@ def _leaves(value: Any) -> list[torch.Tensor]:
     return [t for v in value for t in _leaves(v)] if isinstance(value, (list, tuple)) else []
 
 
-def _first_float(value: Any) -> torch.dtype:
-    return next((t.dtype for t in _leaves(value) if t.is_floating_point()), torch.float32)
+def _dtype_of(parameters: list[torch.nn.Parameter], inputs: list[torch.Tensor]) -> str:
+    """Return the dtype that a model is in: a measured one among its parameters, else any floating one."""
+    floating = [t.dtype for t in (*parameters, *inputs) if t.is_floating_point()]
+    for dtype in sorted(floating, key=lambda d: d not in _MEASURED):
+        with contextlib.suppress(DtypeError):  # a storage format without a short name says nothing of the model
+            return ops.canonical(dtype)
+    return "fp32"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphs.tracing.layout import View
-from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
+from graphs.tracing.rules.core import Call, Priced, both, product_dtype, rule, traffic
 
 
 def attention(q: View, k: View, v: View, mask: View | None, causal: bool, bshd: bool | None = None) -> Priced:
@@ -17,7 +17,8 @@ def attention(q: View, k: View, v: View, mask: View | None, causal: bool, bshd: 
     b = q.numel // max(1, h * s * d)
     notes = [f"values of {v.shape[-1]} beside keys of {d}"] if v.shape[-1] != d else []
     params: dict[str, Any] = {"b": b, "h": h, "hkv": hkv, "s": s, "skv": skv, "d": d}
-    dtype = q.dtype if q.dtype in ("fp32", "fp16", "bf16") else "fp32"
+    dtype, stand_in = product_dtype(q)
+    notes += [stand_in] if stand_in else []
     if mask is not None:
         if causal:
             notes.append("a mask and causal")

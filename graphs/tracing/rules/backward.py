@@ -12,11 +12,7 @@ from typing import Any
 from graphs.tracing.layout import View
 from graphs.tracing.rules.attention import attention
 from graphs.tracing.rules.convolution import convolution
-from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
-
-
-def _proxies(priced: list[Priced], note: str) -> list[Priced]:
-    return [Priced(p.op, p.params, p.dtype, "proxy", "; ".join(filter(None, [note, p.note]))) for p in priced]
+from graphs.tracing.rules.core import Call, Priced, both, proxies, rule, traffic
 
 
 @rule("convolution_backward")
@@ -27,7 +23,7 @@ def convolution_backward(call: Call) -> list[Priced]:
     for asked in wanted[:2]:
         if asked:
             forward = convolution(Call("aten.convolution.default", args, {}, (grad,)))
-            out += _proxies(forward, "gradient of input or weights, as the convolution of the forward pass")
+            out += proxies(forward, "gradient of input or weights, as the convolution of the forward pass")
     if wanted[2] and bias_sizes:
         sums = {"rows": grad.shape[1], "cols": grad.numel // grad.shape[1]}
         out.append(Priced("sum", sums, grad.dtype, "proxy", "gradient of the bias"))
@@ -51,8 +47,8 @@ def attention_backward(call: Call) -> list[Priced]:
     half = {**whole.params, "h": max(1, heads // 2), "hkv": groups}
     note = "backward of attention as two and a half forward passes"
     if heads == 1:
-        return _proxies([whole] * 3, "backward of attention as three forward passes")
-    return _proxies([whole, whole, Priced(whole.op, half, whole.dtype)], note)
+        return proxies([whole] * 3, "backward of attention as three forward passes")
+    return proxies([whole, whole, Priced(whole.op, half, whole.dtype)], note)
 
 
 @rule("native_batch_norm_backward", "native_group_norm_backward", "cudnn_batch_norm_backward", "batch_norm_backward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphs.tracing.layout import View
-from graphs.tracing.rules.core import Call, Priced, both, rule
+from graphs.tracing.rules.core import Call, Priced, both, product_dtype, rule
 from graphs.tracing.rules.memory import copied, reordered
 
 
@@ -25,9 +25,8 @@ def convolution(call: Call) -> list[Priced]:
     fmt, first = _layout(x, weight) if ndim == 2 else ("contiguous", [])
     if not transposed:
         x, pad = _undilated(x, weight.shape[2:], pad, dilation)
-    dtype = x.dtype if x.dtype in ("fp32", "fp16", "bf16") else "fp32"
-    if dtype != x.dtype:
-        notes.append(f"{x.dtype} convolution")
+    dtype, stand_in = product_dtype(x)
+    notes += [stand_in] if stand_in else []
     has_bias = bias is not None
     if transposed:
         return [*first, *_transposed(x, weight, stride, pad, output_pad, groups, dtype, notes, fmt)]

@@ -129,6 +129,23 @@ def storage(dtype: str, itemsize: int) -> tuple[str, float]:
     return stand_in, itemsize / FLOATS[stand_in]
 
 
+#: Dtypes in which nothing was measured but machines state peaks: a product keeps them, so that the mapper's default
+#: answers where the hardware has such a peak and its error where it has none.
+STATED = ("fp64", "fp8", "int8")
+
+
+def product_dtype(x: View) -> tuple[str, str]:
+    """Return the dtype that a product of `x` is asked in, and a note where that stands in for its own."""
+    if x.measured or x.dtype in STATED:
+        return x.dtype, ""
+    return "fp32" if x.itemsize >= 4 else "bf16", f"{x.dtype} product"
+
+
+def proxies(priced: list[Priced], note: str) -> list[Priced]:
+    """Return the same operators, marked as standing for something else."""
+    return [Priced(p.op, p.params, p.dtype, "proxy", "; ".join(filter(None, [note, p.note]))) for p in priced]
+
+
 def traffic(call: Call, note: str, dtype: str | None = None, nbytes: int | None = None) -> list[Priced]:
     """Price a call as a copy that moves as many bytes."""
     views = [v for v in (*call.inputs, *as_views(call.out)) if v.numel]

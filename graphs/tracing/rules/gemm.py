@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from graphs.tracing.layout import View
-from graphs.tracing.rules.core import Call, Priced, both, rule, traffic
+from graphs.tracing.rules.core import Call, Priced, both, product_dtype, proxies, rule, traffic
 from graphs.tracing.rules.memory import copied
 
 
@@ -115,16 +115,14 @@ def grouped(call: Call) -> list[Priced]:
 def trilinear(call: Call) -> list[Priced]:
     x, y, out = call.args[0], call.args[1], call.result
     params = {"m": x.numel // max(1, x.shape[-1]), "n": y.shape[-1], "k": x.shape[-1]}
-    return [Priced("matmul", params, out.dtype, "proxy", "_trilinear as one product")]
+    return [Priced("matmul", params, product_dtype(out)[0], "proxy", "_trilinear as one product")]
 
 
 def _matrix(call: Call, op: str, params: dict[str, int], x: View, y: View, notes: list[str] | None = None) -> Priced:
     notes = list(notes or [])
-    dtype = x.dtype
-    if dtype not in ("fp32", "fp16", "bf16"):
-        notes.append(f"{dtype} product")
-        # No measured kind has such a product: priced in a dtype of no smaller elements.
-        dtype = "fp32" if x.itemsize >= 4 else "bf16"
-    elif y.dtype != dtype:
+    dtype, stand_in = product_dtype(x)
+    if stand_in:
+        return proxies([Priced(op, params, dtype, *both(notes))], stand_in)[0]
+    if y.dtype != dtype:
         notes.append(f"operands are {dtype} and {y.dtype}")
     return Priced(op, params, dtype, *both(notes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphs.tracing.layout import View
-from graphs.tracing.rules.core import Call, Priced, rule, traffic
+from graphs.tracing.rules.core import Call, Priced, product_dtype, rule, traffic
 
 _NOTE = "recurrent layer as a product over all steps and one for each step"
 
@@ -17,7 +17,7 @@ def recurrent(call: Call) -> list[Priced]:
     *lead, _ = x.shape
     # Unbatched input has no batch dimension.
     steps, batch = (lead[0], 1) if len(lead) == 1 else (lead[1], lead[0]) if batch_first else (lead[0], lead[1])
-    dtype = x.dtype if x.measured else "fp32"
+    dtype = product_dtype(x)[0]
     out: list[Priced] = []
     # Each layer and direction holds a weight of the input and one of the state, both (gates, width), and biases.
     matrices = [w for w in weights if isinstance(w, View) and len(w.shape) == 2]
