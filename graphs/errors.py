@@ -78,11 +78,12 @@ class MissingExtraError(GraphsError, ImportError):
     """An optional dependency is not installed."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a short phrase with the names nearest to `name`, or all of them when none is near.
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return a short phrase with the names nearest to `name`; where none is near `otherwise`, or all of them.
 
     >>> nearest("h100", ["h100-sxm", "xeon-16c"])
     'h100-sxm'
     """
     names = sorted(known)
-    return ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    return ", ".join(near) if near else otherwise or ", ".join(names)

@@ -254,11 +254,13 @@ def _interval(
     terms: WholeModelTerms, other_host: bool,
 ) -> tuple[tuple[float, float], str]:  # fmt: skip
     """Return the 90 % interval of the total, and what it rests on."""
+    if total <= 0:
+        return (float("nan"), float("nan")), "unknown: nothing was priced"
     which = "eager" if mode == "eager" else "device"
     widths = distinct_widths(rows, index, total, mapper.default_log_error)
     found = terms.intervals.get(which)
     if found is not None and not other_host:
-        half = found.half_width(widths, max(waiting, 0.0) / total if total else 0.0)
+        half = found.half_width(widths, max(waiting, 0.0) / total)
         source = f"errors of {found.models} measured models, each left out in turn"
     elif which == "eager" and not other_host and np.isfinite(terms.eager_log_error):
         half, source = terms.eager_log_error, "errors of measured models, each left out in turn"

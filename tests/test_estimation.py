@@ -101,6 +101,15 @@ def test_interval_is_nan_without_calibration() -> None:
     assert all(math.isnan(v) for v in e.interval_s)
 
 
+def test_nothing_priced_has_no_interval_of_no_width() -> None:
+    unknown = TracedOperator("", {}, "fp32", 3, "", "custom.thing", "unmodelled", "no tensor")
+    for operators in ((), (unknown,)):
+        e = estimate_trace(Trace(operators, batch=1), create_mapper("i7-12700k"))
+        assert e.latency_s == 0.0
+        assert all(math.isnan(v) for v in e.interval_s)
+        assert "nothing was priced" in e.interval_source
+
+
 def _modules_after(code: str) -> set[str]:
     out = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True

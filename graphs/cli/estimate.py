@@ -124,5 +124,11 @@ def _trace(model: str, batch: int | None, dtype: str | None, training: bool, opt
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise GraphsError(
+            f"the chart cannot be written ({error})", received=str(path), allowed="a path that can be written",
+            next_step="name another file",
+        ) from error  # fmt: skip

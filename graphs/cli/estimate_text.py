@@ -73,6 +73,8 @@ def render(e: LatencyEstimate, top: int, depth: int = 1, machine: str = "") -> s
 
     `machine` names the hardware as it was asked for, with its thermal profile.
     """
+    if not e.operators:
+        return "\n".join([f"{_title(e, machine or e.hardware)}: no operator calls.", *(f"Note: {n}" for n in e.notes)])
     lines = [*_head(e, machine or e.hardware), "", _shares("time by kind", e.by_kind())]
     modules = e.by_module(depth)
     if len(modules) > 1:
@@ -97,15 +99,19 @@ def render(e: LatencyEstimate, top: int, depth: int = 1, machine: str = "") -> s
     return "\n".join(lines).rstrip()
 
 
+def _title(e: LatencyEstimate, machine: str) -> str:
+    batch = f"batch {e.batch}" if e.batch else "batch unknown"
+    return f"{e.name or 'model'}, {batch}, {e.dtype}, {e.mode} time on {machine}"
+
+
 def _head(e: LatencyEstimate, machine: str) -> list[str]:
-    title = f"{e.name or 'model'}, batch {e.batch}, {e.dtype}, {e.mode} time on {machine}"
     rate = f"{si(e.throughput_per_s, 'inputs/s')}, " if number(e.throughput_per_s) else ""
     flops_rate = si(e.flops / e.latency_s, "FLOP/s") if e.latency_s else "?"
     lines = [
-        f"{title}: {seconds(e.latency_s)}{interval_text(e)}",
+        f"{_title(e, machine)}: {seconds(e.latency_s)}{interval_text(e)}",
         f"{rate}{si(e.flops, 'FLOP')}, {flops_rate}, {sum(s.calls for s in e.by_kind())} operators",
         "Time by source: " + ", ".join(f"{s.name} {percent(s.share)}" for s in e.by_source())
-        + "; by bound: " + ", ".join(f"{s.name} {percent(s.share)}" for s in by_bound(e)),
+        + "; by bound: " + (", ".join(f"{s.name} {percent(s.share)}" for s in by_bound(e)) or "-"),
     ]  # fmt: skip
     if e.mode == "eager":
         host = f"; the host is busy launching for {seconds(e.host_s)}" if number(e.host_s) else ""
@@ -125,8 +131,7 @@ def interval_text(e: LatencyEstimate) -> str:
 
 
 def _memory_dict(e: LatencyEstimate) -> dict[str, Any] | None:
-    memory = getattr(e, "memory", None)
-    return None if memory is None else asdict(memory)
+    return None if e.memory is None else asdict(e.memory)
 
 
 def _memory_text(m: dict[str, Any]) -> str:

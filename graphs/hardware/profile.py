@@ -317,7 +317,7 @@ def load_profile(hardware: str) -> HardwareProfile:
     UnknownHardwareError
         With the nearest ids.  Another device's numbers are never used instead.
     """
-    files = {p.stem: p for p in (*assets.own_profile_files(), *assets.profile_files())}
+    asked, files = hardware, {p.stem: p for p in (*assets.own_profile_files(), *assets.profile_files())}
     if hardware in files:
         return read_profile(files[hardware])
     path = Path(hardware)
@@ -338,8 +338,8 @@ def load_profile(hardware: str) -> HardwareProfile:
     if (known := resolve(hardware)) in files:
         return read_profile(files[known])
     raise UnknownHardwareError(
-        "unknown hardware",
-        received=hardware,
-        allowed=nearest(hardware, files),
+        "unknown hardware" if path.suffix != ".json" else "there is no such profile file, and no hardware of its name",
+        received=asked,
+        allowed=nearest(hardware, files, f"one of {len(files)} ids, such as h100-sxm, i7-12700k, xeon-16c"),
         next_step="`graphs hardware` lists all; a path to your own profile.json works too",
     )

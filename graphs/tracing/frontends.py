@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,6 +218,14 @@ def _language(name: str, sequence: int | None) -> Model:
     return Model(factory, lambda batch: language.inputs(factory(), batch, tokens), label)
 
 
+def _batch_of(inputs: Any) -> int:
+    """Return the first dimension of the first tensor in `inputs`; 0 where there is none."""
+    if hasattr(inputs, "shape"):
+        return int(inputs.shape[0]) if len(inputs.shape) else 0
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (list, tuple)) else ()
+    return next((n for n in map(_batch_of, parts) if n), 0)
+
+
 def _module(path: str) -> Model:
     """Import ``pkg.mod:callable``.
 
@@ -254,7 +262,13 @@ def _module(path: str) -> Model:
             raise TracingError("the factory gives no inputs", received=path,
                                allowed="a factory that returns (module, inputs) or (module, batch -> inputs)",
                                next_step="return both, or give the module an attribute 'example_inputs'")  # fmt: skip
-        return given(batch) if callable(given) and not hasattr(given, "shape") else given
+        if callable(given) and not hasattr(given, "shape"):
+            return given(batch)
+        own = _batch_of(given)
+        if own and batch not in (1, own):
+            raise TracingError("the inputs that the factory gives are of one batch", received=batch, allowed=own,
+                               next_step="return a function from the batch to the inputs")  # fmt: skip
+        return given
 
     def module() -> Any:
         found = parts()[0]

@@ -64,6 +64,9 @@ def split_name(name: str, default: int = 128) -> tuple[str, int]:
     ('bert-base', 384)
     """
     found = re.fullmatch(r"(.+)-s(\d+)", name)
+    if found and int(found[2]) < 1:
+        raise TracingError("a sequence has no tokens", received=name, allowed="NAME-sSEQ with SEQ >= 1",
+                           next_step="give its length, such as bert-base-s128")  # fmt: skip
     return (found[1], int(found[2])) if found else (name, default)
 
 

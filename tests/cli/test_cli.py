@@ -66,7 +66,10 @@ def test_calibration_none_answers_with_the_default(trace_file) -> None:
         (["estimate", "absent.json", "--hardware", "i7-12700k"], "a trace file cannot be read"),
         (["estimate", "resnet", "--hardware", "i7-12700k"], "torchvision:NAME"),
         (["estimate", "TRACE", "--hardware", "i7-12700k", "--dtype", "bf16"], "trace the module"),
-        (["estimate", "TRACE", "--hardware", "i7-12700k", "--calibration", "absent.json"], "unknown hardware"),
+        (
+            ["estimate", "TRACE", "--hardware", "i7-12700k", "--calibration", "absent.json"],
+            "no calibration of this name",
+        ),
         (["train", "--hardware", "tpu-v9"], "unknown hardware"),
         (["train", "--hardware", "h100-sxm", "--data", "nowhere"], "training.dataset.importer"),
     ],

@@ -161,6 +161,20 @@ def test_an_optimizer_adds_its_update_and_its_state() -> None:
         assert e["flops"] == plain["flops"]
 
 
+def test_a_folder_of_a_subgraph_model_is_a_calibration(trace_file) -> None:
+    shipped = data(trace_file, "--hardware", "jetson-orin-agx")
+    assert (
+        data(trace_file, "--hardware", "jetson-orin-agx", "--calibration", ROOT / "models/jetson-orin-agx") == shipped
+    )
+
+
+def test_a_trace_without_calls_says_so(tmp_path) -> None:
+    path = Trace((), name="nothing").save(tmp_path / "t.json")
+    assert run(path, "--hardware", "h100-sxm").output.strip() == (
+        "nothing, batch unknown, fp32, device time on h100-sxm: no operator calls."
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -177,10 +191,13 @@ def test_an_optimizer_adds_its_update_and_its_state() -> None:
         (["TRACE", "--hardware", "jetson-orin-agx@30w", "--thermal-profile", "15w"], "two thermal profiles"),
         (["TRACE", "--hardware", "i7-12700k", "--training-step"], "holds a forward pass only"),
         (["TRACE", "--hardware", "i7-12700k", "--optimizer", "sgd"], "add --training-step"),
+        (["TRACE", "--hardware", "i7-12700k", "--svg", "FILE/a.svg"], "the chart cannot be written"),
+        (["TRACE", "--hardware", "zzz"], "one of"),
+        (["TRACE", "--hardware", "absent.json"], "no such profile file"),
     ],
 )  # fmt: skip
 def test_mistakes_get_a_line_that_says_what_to_do(args, words, trace_file) -> None:
-    out = run(*[trace_file if a == "TRACE" else a for a in args])
+    out = run(*[a.replace("TRACE", trace_file).replace("FILE", trace_file) for a in args])
     assert out.exit_code == 2
     assert words in out.stderr
     assert "Traceback" not in out.output

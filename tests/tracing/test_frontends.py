@@ -59,6 +59,8 @@ def test_names_of_language_models_hold_the_sequence() -> None:
     assert language.split_name("opt-1.3b-s512") == ("opt-1.3b", 512)
     assert language.split_name("tinyllama-1.1b") == ("tinyllama-1.1b", 128)
     assert load_model("hf:tinyllama-1.1b", sequence=64).name == "tinyllama-1.1b-s64"
+    with pytest.raises(TracingError, match="no tokens"):
+        language.split_name("bert-base-s0")
 
 
 def test_factories_are_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +82,9 @@ def test_factories_are_imported_from_the_current_folder(tmp_path: Path, monkeypa
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert trace_model("module:own_model:fixed", 2).batch == 5
+    assert trace_model("module:own_model:fixed", 1).batch == trace_model("module:own_model:fixed", 5).batch == 5
+    with pytest.raises(TracingError, match="one batch; received 2; allowed: 5"):
+        trace_model("module:own_model:fixed", 2)
     by_batch = trace_model("module:own_model:by_batch", 7, "fp16")
     assert (by_batch.name, by_batch.operators[0].params["m"], by_batch.dtype) == ("by_batch", 7, "fp16")
     with pytest.raises(TracingError, match="no inputs"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphs import ops
-from graphs.errors import ModelFileError
+from graphs.errors import ModelFileError, UnknownHardwareError
 from graphs.hardware import assets
 from graphs.hardware.calibration.artifact import HEADER, load_model
 from graphs.hardware.calibration.fitted import Answer, EfficiencyModel
@@ -174,7 +174,8 @@ def load_calibration(source: str | Path) -> HardwareCalibration:
     ----------
     source : str or Path
         ``"h100-sxm"``, ``"profiles/i7-12700k.json"`` (found among the shipped ones when the current folder has
-        none; names of the older system such as ``intel_i7_12700k.json`` are aliases), or ``"models/h100-sxm"``.
+        none; names of the older system such as ``intel_i7_12700k.json`` are aliases), or ``"models/h100-sxm"``
+        (of operators, or of subgraphs where that is all the folder holds).
 
     Raises
     ------
@@ -183,9 +184,21 @@ def load_calibration(source: str | Path) -> HardwareCalibration:
     path = Path(source)
     if path.name == HEADER:
         path = path.parent
+    if not (path / HEADER).is_file() and (path / SUBGRAPH_HEADER).is_file():
+        subgraphs = load_subgraphs(path)
+        return replace(_build(load_profile(subgraphs.hardware), None), subgraphs=subgraphs)
     if (path / HEADER).is_file() or (path.is_dir() and str(source) not in ("", ".")):
         return _of_model(path)
-    return _of_profile(load_profile(str(source)), origin=path if path.suffix == ".json" else None)
+    try:
+        profile = load_profile(str(source))
+    except UnknownHardwareError as error:
+        raise UnknownHardwareError(
+            "there is no calibration of this name, neither a file nor a folder nor known hardware",
+            received=str(source),
+            allowed=f"a profile.json, a folder that `graphs train` wrote, or a hardware id ({error.allowed})",
+            next_step="check the path; `graphs hardware` lists the ids",
+        ) from error
+    return _of_profile(profile, origin=path if path.suffix == ".json" else None)
 
 
 def _of_model(folder: Path) -> HardwareCalibration:
