@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphs.errors import ModelFileError
 from graphs.estimates import OperatorEstimate
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.fitted import EfficiencyModel
@@ -98,10 +99,25 @@ class WholeModelTerms:
 
     @classmethod
     def of(cls, model: EfficiencyModel | None) -> WholeModelTerms:
-        """Read the terms of a fitted model; a model without them has only what its older header says of eager time."""
+        """Read the terms of a fitted model; a model without them has only what its older header says of eager time.
+
+        Raises
+        ------
+        ModelFileError
+            If the header's terms are incomplete or no usable numbers.
+        """
         header = {} if model is None else model.header
-        if HEADER_KEY in header:
-            return cls.from_dict(header[HEADER_KEY])
+        if model is not None and HEADER_KEY in header:
+            try:
+                terms = cls.from_dict(header[HEADER_KEY])
+                terms.check()
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise ModelFileError(
+                    f"the whole-model terms of the fitted model of {model.hardware} are unusable"
+                    f" ({type(error).__name__}: {error})",
+                    next_step="restore the folder, or fit it again with `graphs train`",
+                ) from error
+            return terms
         old = header.get("eager", {})
         if "host_s_per_call" not in old:
             return cls()
@@ -124,6 +140,21 @@ class WholeModelTerms:
             related=str(carried.get("hardware", "")),
             domains={kind: Domain.from_dict(d) for kind, d in carried.get("domains", {}).items()},
         )
+
+    def check(self) -> None:
+        """Raise `ValueError` for terms that would make a time negative or unknown."""
+        host = self.host or Host()
+        numbers = {
+            "kernel_gap_s": self.kernel_gap_s, "operator_s": host.operator_s, "table_scale": host.table_scale,
+            "start_s": host.start_s, "gap_s": host.gap_s, **host.table_s,
+            **{f"{m} {n}": getattr(i, n) for m, i in self.intervals.items() for n in ("quantile", "shared", "constant",
+                                                                                     "waiting")},
+        }  # fmt: skip
+        for name, value in numbers.items():
+            if not 0 <= value < np.inf:
+                raise ValueError(f"{name} is {value!r}; allowed: a number from 0 up")
+        if not 0 < self.conv_fp32 < np.inf:
+            raise ValueError(f"conv_fp32 is {self.conv_fp32!r}; allowed: a factor above 0")
 
     def factors(self, latency_s: Array, conv: NDArray[np.bool_], without_gaps: bool) -> Array:
         """Return latency in a model / latency alone of each call; (n,).

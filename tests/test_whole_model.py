@@ -10,6 +10,7 @@ import pytest
 
 import graphs
 from graphs import ops
+from graphs.errors import ModelFileError
 from graphs.estimates import OperatorEstimate
 from graphs.estimation import estimate_trace, kernels_only
 from graphs.hardware.calibration.calibration import load_calibration
@@ -172,6 +173,24 @@ def test_terms_are_read_as_training_writes_them() -> None:
     assert terms.host == Host(operator_s=1e-5)
     assert terms.intervals["device"] == IntervalTerms(1.0, 0.1, 0.02)
     assert WholeModelTerms.of(None) == WholeModelTerms()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"host": {"operator_s": "soon"}},
+        {"host": {"operator_s": -1e-5}},
+        {"device": {"conv_fp32": 0.0}},
+        {"intervals": {"device": {"shared": 0.1}}},
+        {"intervals": {"device": {"quantile": float("nan"), "shared": 0.1, "constant": 0.02}}},
+        [],
+    ],
+)
+def test_terms_that_cannot_be_used_are_refused(broken: object) -> None:
+    model = load_calibration("h100-sxm").model
+    assert model is not None
+    with pytest.raises(ModelFileError, match=r"whole-model terms .*`graphs train`"):
+        WholeModelTerms.of(replace(model, header={"whole_models": broken}))
 
 
 def test_calls_within_the_related_machines_rows_are_carried_over() -> None:

@@ -136,6 +136,40 @@ def test_header_without_a_part(folder: Path, key: str) -> None:
     refuses(folder, "incomplete", key)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "word"),
+    [
+        (("machine", "bandwidth_bytes_per_s"), -1, "bandwidth"),
+        (("machine", "units"), 0, "units"),
+        (("machine", "peaks"), {}, "peaks"),
+        (("families", "gemm", "t0_s"), -1.0, "t0_s"),
+        (("families", "gemm", "t0_s"), float("nan"), "NaN"),
+        (("families", "gemm", "members"), [], "members"),
+        (("families", "gemm", "interval", "quantile"), -3.0, "interval"),
+        (("families", "gemm", "domains", "matmul", "low"), {"flops": "x"}, "domains"),
+        (("families", "gemm", "domains", "matmul", "margin"), {}, "domains"),
+    ],
+)
+def test_header_with_numbers_that_cannot_be(folder: Path, path: tuple[str, ...], value: Any, word: str) -> None:
+    header = json.loads((folder / HEADER).read_text())
+    part = header
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (folder / HEADER).write_text(json.dumps(header))
+    refuses(folder, word)
+
+
+def test_header_nested_without_end(folder: Path) -> None:
+    (folder / HEADER).write_text("[" * 100_000)
+    refuses(folder, "nested too deeply")
+
+
+def test_arrays_that_unpack_to_more_than_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphs.hardware.calibration.arrays.MOST_BYTES", 100)
+    refuses(folder, "of at most 100")
+
+
 def test_header_that_leaves_a_member_without_arrays(folder: Path) -> None:
     header = json.loads((folder / HEADER).read_text())
     header["families"]["gemm"]["members"].append({"form": "gp", "weight": 0.5})

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from graphs.errors import ModelFileError
 
+#: What the arrays of one model may take unpacked: a hundred times the largest model.  Members that state less than
+#: they hold are cut off there by zipfile.
+MOST_BYTES = 1 << 30
 #: What numpy, zipfile and zlib raise on bytes that are no archive of plain arrays.
 _UNREADABLE = (
     OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, zipfile.BadZipFile,
@@ -59,6 +62,10 @@ def unpack(blob: bytes, digest: object, origin: str, next_step: str) -> dict[str
             received=f"sha256 {found[:12]}...", allowed=f"sha256 {str(digest)[:12]}...", next_step=next_step,
         )  # fmt: skip
     try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"{size} bytes unpacked, of at most {MOST_BYTES}")
         with np.load(io.BytesIO(blob), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except _UNREADABLE as error:

@@ -19,6 +19,7 @@ from graphs.hardware.calibration.arrays import pack, unpack
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.features import FEATURES_VERSION, Machine
 from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel, Interval
+from graphs.hardware.calibration.header_checks import check, parse_header
 from graphs.hardware.calibration.regressors import build
 
 FORMAT = "graphs-efficiency-model"
@@ -111,12 +112,14 @@ def load_model(folder: Path) -> EfficiencyModel:
                 domains={op: Domain.from_dict(d) for op, d in raw["domains"].items()},
                 scores=raw["scores"],
             )
-        return EfficiencyModel(str(header["hardware"]), machine, families, header)
+        model = EfficiencyModel(str(header["hardware"]), machine, families, header)
+        check(model)
+        return model
     except ModelFileError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelFileError(
-            f"the header of fitted model '{folder}' is incomplete ({type(error).__name__}: {error})",
+            f"the header of fitted model '{folder}' is incomplete or unusable ({type(error).__name__}: {error})",
             next_step=_REFIT,
         ) from error
 
@@ -127,7 +130,7 @@ _REFIT = "restore the folder, or fit it again with `graphs train`"
 def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / HEADER
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = parse_header(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelFileError(f"fitted model '{folder}' has no readable {HEADER} ({error})", next_step=_REFIT) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from graphs.errors import ModelFileError, SchemaVersionError
 from graphs.hardware.calibration.arrays import pack, unpack
+from graphs.hardware.calibration.header_checks import parse_header
 from graphs.hardware.calibration.regressors import GaussianProcess
 from graphs.hardware.calibration.subgraph_features import CLASSES, NAMES, SUBGRAPH_FEATURES_VERSION, Described
 
@@ -232,7 +233,7 @@ def load_subgraphs(folder: Path) -> SubgraphModel:
     """
     again = "restore the folder, or fit it again with `python -m training.subgraphs train`"
     try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        header = parse_header((folder / HEADER).read_text(encoding="utf-8"))
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}")
         for key, known in (("schema_version", SCHEMA_VERSION), ("features_version", SUBGRAPH_FEATURES_VERSION)):
