@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from graphs import ops
-from graphs.errors import GraphsError, OperatorParameterError
+from graphs.errors import GraphsError, OperatorParameterError, UnknownHardwareError
 from graphs.estimates import LatencyEstimate, OperatorEstimate, TimeShare
 from graphs.hardware.calibration.calibration import HardwareCalibration
 from graphs.hardware.mappers.base import HardwareMapper, OperatorEstimates, Policy
@@ -65,6 +65,10 @@ def estimate_operators(
         For unknown hardware, operators, dtypes, or unusable parameters.
     """
     mapper = _mapper(hardware, calibration, thermal_profile, out_of_domain)
+    if not hasattr(frame, "__contains__"):
+        raise OperatorParameterError("operators are given as a table", received=type(frame).__name__,
+                                     allowed="a DataFrame or a dict of the columns op, dtype, params",
+                                     next_step="for one operator call estimate_operator")  # fmt: skip
     missing = [c for c in ("op", "dtype", "params") if c not in frame]
     if missing:
         raise OperatorParameterError(
@@ -244,6 +248,10 @@ def eager_s(rows: Sequence[OperatorEstimate], index: Sequence[int], host: Host, 
 def _mapper(
     hardware: str, calibration: Calibration, thermal_profile: str | None, out_of_domain: Policy
 ) -> HardwareMapper:
+    if not isinstance(hardware, str):
+        raise UnknownHardwareError("hardware is named by its id", received=repr(hardware), allowed="a str",
+                                   next_step="graphs.hardware_ids() lists all; detect_hardware() may find none for"
+                                   " a device that has no profile")  # fmt: skip
     return create_mapper(
         hardware, calibration=calibration, thermal_profile=thermal_profile, out_of_domain=out_of_domain
     )

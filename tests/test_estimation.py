@@ -101,6 +101,30 @@ def test_interval_is_nan_without_calibration() -> None:
     assert all(math.isnan(v) for v in e.interval_s)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"hardware": None}, "None"),
+        ({"hardware": 5}, "5"),
+        ({"calibration": 5}, "5"),
+        ({"thermal_profile": 5}, "5"),
+        ({"dtype": None}, "received 'none'"),
+        ({"dtype": 5}, "did you mean one of these"),
+        ({"params": None}, "received 'None'"),
+    ],
+)
+def test_values_of_the_wrong_type_get_typed_errors(arguments: dict, word: str) -> None:
+    call = {"op": "relu", "params": {"numel": 8}, "dtype": "fp32", "hardware": "h100-sxm", **arguments}
+    with pytest.raises(GraphsError, match=word):
+        graphs.estimate_operator(**call)
+
+
+@pytest.mark.parametrize("frame", [None, 5, [1], {}])
+def test_what_is_no_table_gets_a_typed_error(frame: object) -> None:
+    with pytest.raises(OperatorParameterError, match="op, dtype, params"):
+        graphs.estimate_operators(frame, hardware="h100-sxm")
+
+
 def test_nothing_priced_has_no_interval_of_no_width() -> None:
     unknown = TracedOperator("", {}, "fp32", 3, "", "custom.thing", "unmodelled", "no tensor")
     for operators in ((), (unknown,)):

@@ -90,7 +90,8 @@ def chart_svg(points: list[Point]) -> str:
         interval = Interval(low, high) if np.isfinite(low + high) else None
         rows.append(Row(p.name, [p.estimate.latency_s], interval, seconds(p.estimate.latency_s)))
     return error_bars(
-        f"{e.name or 'model'}: time by hardware", f"Batch {e.batch}, {e.dtype}, {e.mode} time; whiskers are 90 %"
+        f"{e.name or 'model'}, batch {e.batch}, {e.dtype}: {e.mode} time by hardware",
+        f"Batch {e.batch}, {e.dtype}, {e.mode} time; whiskers are 90 %"
         " intervals.", Axis(0.0, reach * 1.02 or 1.0, "time", False, seconds), rows, key="compare", style=True,
     )  # fmt: skip
 
@@ -109,7 +110,8 @@ def _sweep_svg(points: list[Point]) -> str:
         ))  # fmt: skip
     low, high = span(np.concatenate([np.concatenate([s.y, s.low, s.high]) for s in series]))
     return lines(
-        f"{e.name or 'model'}: throughput by batch", f"{e.dtype}, {e.mode} time; whiskers are 90 % intervals.",
+        f"{e.name or 'model'}, {e.dtype}, {e.mode} time: throughput by batch",
+        f"{e.dtype}, {e.mode} time; whiskers are 90 % intervals.",
         Axis(min(p.batch for p in points) / 1.15, max(p.batch for p in points) * 1.15, "batch", True, "{:g}".format),
         Axis(low, high, "inputs/s", True, si), series, marks=True, key="sweep", style=True,
     )  # fmt: skip

@@ -161,7 +161,7 @@ class HardwareProfile:
         """
         if thermal_profile is None:
             return self
-        mode = self.thermal.get(thermal_profile.lower())
+        mode = self.thermal.get(str(thermal_profile).lower())
         if mode is None:
             raise ProfileError(
                 f"hardware '{self.id}' has no thermal profile of this name"

@@ -56,7 +56,7 @@ def parse_params(value: Any) -> Mapping[str, Any]:
     if not isinstance(parsed, dict):
         raise OperatorParameterError(
             "operator parameters cannot be read",
-            received=value,
+            received="None" if value is None else value,
             allowed='a dict or JSON text such as {"m": 8, "n": 8, "k": 8}',
             next_step="check the params column",
         )

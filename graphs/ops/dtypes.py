@@ -28,9 +28,9 @@ def canonical(dtype: object) -> str:
     if name not in ITEMSIZE:
         raise DtypeError(
             "unknown dtype",
-            received=dtype,
+            received=text if dtype is None else dtype,
             allowed=", ".join(ITEMSIZE),
-            next_step=f"did you mean {nearest(text, [*ITEMSIZE, *_ALIASES])}?",
+            next_step=f"did you mean {nearest(text, [*ITEMSIZE, *_ALIASES], 'one of these')}?",
         )
     return name
 

@@ -181,6 +181,9 @@ def load_calibration(source: str | Path) -> HardwareCalibration:
     ------
     UnknownHardwareError, ProfileError, ModelFileError, SchemaVersionError
     """
+    if not isinstance(source, (str, Path)):
+        raise ModelFileError("a calibration is named by a path or a hardware id", received=repr(source),
+                             allowed="a str or Path", next_step="see graphs.hardware_ids()")  # fmt: skip
     path = Path(source)
     if path.name == HEADER:
         path = path.parent
