@@ -197,7 +197,7 @@ def kinds_svg(e: LatencyEstimate) -> str:
     shares = e.by_kind()
     rows = [Row(s.name, [s.latency_s], note=f"{seconds(s.latency_s)}  {percent(s.share)}") for s in shares]
     return error_bars(
-        f"{_title(e, e.hardware)}: by operator kind",
+        f"{e.name or 'model'} on {e.hardware}, batch {e.batch}, {e.dtype}: by kind",
         f"Batch {e.batch}, {e.dtype}, {e.mode} time {seconds(e.latency_s)}{interval_text(e)}.",
         Axis(0.0, max((s.latency_s for s in shares), default=1.0) or 1.0, "time", False, seconds), rows,
         key="kinds", style=True,

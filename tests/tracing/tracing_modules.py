@@ -1,10 +1,12 @@
-"""Small modules whose operators are known by hand."""
+"""Small modules whose operators are known by hand, and what tests ask of their traces."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from graphs.tracing import Trace, trace
 
 
 class Residual(nn.Module):
@@ -89,3 +91,20 @@ class Remembers(nn.Module):
         self.seen = self.linear(x)
         self.later = self.seen * 2
         return self.seen
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def calls(t: Trace) -> list[tuple]:
+    """Return (op, dtype, params) of each call in program order."""
+    return [(t.operators[i].op, t.operators[i].dtype, dict(t.operators[i].params)) for i in t.sequence]
+
+
+def names(t: Trace) -> list[str]:
+    return [c[0] for c in calls(t)]
+
+
+def of(function: object, *args: Tensor, dtype: str | None = None) -> Trace:
+    return trace(Function(function), args, dtype=dtype)
