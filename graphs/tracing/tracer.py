@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 _TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MEASURED = frozenset(_TORCH.values())
+#: Hooks on modules and the stand-ins for libraries hold for the whole process: one trace at a time.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def trace(
@@ -30,7 +33,8 @@ def trace(
 
     No weight is allocated and nothing is computed: parameters, buffers and inputs are replaced by tensors that have
     a shape only, for the time of the call.  The module runs under no_grad in its own train or eval state; in a training
-    step it runs in train state, with gradients.
+    step it runs in train state, with gradients.  Several threads may trace, one after the other; while one does, no
+    other may run the same module.
 
     Parameters
     ----------
@@ -80,7 +84,7 @@ def trace(
     target = _TORCH[dtype] if dtype else None
     parameters = list({id(p): p for p in module.parameters()}.values())
     gradients = torch.enable_grad() if training else torch.no_grad()
-    with gradients, fake_mode(), library_shims(), _without_data(module, target, training) as held:
+    with _ONE_AT_A_TIME, gradients, fake_mode(), library_shims(), _without_data(module, target, training) as held:
         args, kwargs = _arguments(_as_fakes(inputs, target, training))
         tensors = _leaves((args, kwargs))
         given = sum(t.untyped_storage().nbytes() for t in tensors)
@@ -232,14 +236,16 @@ def _dtype_of(parameters: list[torch.nn.Parameter], inputs: list[torch.Tensor]) 
 def _module_paths(module: torch.nn.Module, path: list[str]) -> Iterator[None]:
     """Keep in `path` the names of the modules being run, the innermost last."""
     names = {id(m): name for name, m in module.named_modules()}
-    hooks = torch.nn.modules.module
+    hooks, thread = torch.nn.modules.module, threading.get_ident()
 
     def enter(m: torch.nn.Module, args: Any) -> None:
-        # A module made on the way has no name; it counts to the one around it.
-        path.append(names.get(id(m), path[-1]))
+        # Other threads may run modules of their own.  A module made on the way counts to the one around it.
+        if threading.get_ident() == thread:
+            path.append(names.get(id(m), path[-1]))
 
     def leave(m: torch.nn.Module, args: Any, out: Any) -> None:
-        path.pop()
+        if threading.get_ident() == thread:
+            path.pop()
 
     handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -123,3 +125,23 @@ def test_resnet50_has_its_calls_at_any_batch() -> None:
     for batch in (1, 32):
         t = trace(module, meta(batch, 3, 224, 224), dtype="bf16")
         assert (len(t), t.parameters, t.batch) == (174, 25_557_032, batch)
+
+
+def test_threads_trace_and_run_modules_beside_each_other() -> None:
+    tall, wide = (nn.Sequential(*[nn.Linear(8, 8) for _ in range(n)]).eval() for n in (40, 3))
+    alone = [trace(m, meta(2, 8)) for m in (tall, wide)]
+    other = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    found: list[Trace] = []
+
+    def work(module: nn.Module) -> None:
+        for _ in range(6):
+            found.append(trace(module, meta(2, 8)))
+            other(torch.ones(1, 4))
+
+    threads = [threading.Thread(target=work, args=(m,)) for m in (tall, wide, wide)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(found) == 18
+    assert all(t in alone for t in found)
