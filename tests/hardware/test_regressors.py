@@ -44,6 +44,44 @@ def test_trees_equal_scikit_learn(seed: int, rows: int, leaves: int, whole: bool
     np.testing.assert_allclose(ours.predict(queries), model.predict(queries), rtol=2e-6, atol=2e-6 * np.abs(y).max())
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, trees=st.integers(1, 6), leaves=st.integers(1, 33))
+def test_leaf_masks_are_the_trees_to_the_last_bit(seed: int, trees: int, leaves: int) -> None:
+    ensemble = _random_trees(np.random.default_rng(seed), trees, leaves)
+    rng = np.random.default_rng(seed + 1)
+    # half of the queries lie on thresholds
+    x = np.concatenate([rng.normal(size=(30, 3)), rng.choice(ensemble.threshold, (30, 3))])
+    stepped = ensemble._descend(x)
+    assert (ensemble._masks is None) == (leaves > 32)
+    np.testing.assert_array_equal(ensemble.predict(x), stepped)
+    np.testing.assert_array_equal([ensemble.predict(x[i : i + 1])[0] for i in range(len(x))], stepped)
+
+
+def _random_trees(rng: np.random.Generator, trees: int, leaves: int) -> TreeEnsemble:
+    """Return trees with `leaves` leaves each, split at random; thresholds repeat."""
+    feature, threshold, left, right, value, roots = [], [], [], [], [], []
+    for _ in range(trees):
+        offset = len(feature)
+        roots.append(offset)
+        own = [offset]
+        for name in (feature, threshold, value):
+            name.append(0)
+        left.append(offset), right.append(offset)
+        while len(own) < leaves:
+            node = own.pop(int(rng.integers(len(own))))
+            feature[node], threshold[node], value[node] = int(rng.integers(3)), float(rng.integers(-4, 5)) / 4, 0.0
+            left[node], right[node] = len(feature), len(feature) + 1
+            for child in (left[node], right[node]):
+                own.append(child)
+                feature.append(0), threshold.append(0.0), value.append(float(rng.normal()))
+                left.append(child), right.append(child)
+    return TreeEnsemble(
+        np.array(feature, dtype=np.int16), np.array(threshold), np.array(left, dtype=np.int32),
+        np.array(right, dtype=np.int32), np.array(value, dtype=np.float32), np.array(roots, dtype=np.int32), leaves,
+        0.5,
+    )  # fmt: skip
+
+
 def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Matern-3/2 by the definition, distances taken directly."""
     r = np.sqrt(3.0) * np.linalg.norm(a[:, None] - b[None], axis=2)
@@ -62,6 +100,19 @@ def test_gaussian_process_equals_its_definition(seed: int, points: int, features
     z = (x - gp.shift) / gp.scale
     expected = gp.mean + _matern(z, gp.points.astype(np.float64)) @ gp.weights
     np.testing.assert_allclose(gp.predict(x), expected, atol=2e-5 * (1.0 + np.abs(gp.weights).sum()))
+
+
+@pytest.mark.parametrize("family", ["gemm", "sdpa", "nchw"])
+def test_single_precision_costs_a_shipped_process_less_than_the_timing_noise(root: Path, family: str) -> None:
+    """Against double precision, at its own points, where distances cancel most, and near them."""
+    model = load_model(root / "models" / "h100-sxm").families[family]
+    joint = next(m for m in model.members if isinstance(m, GaussianProcesses))._processes["", 0]
+    rng = np.random.default_rng(0)
+    z = joint.points[rng.choice(len(joint.points), 60)].astype(np.float64)
+    z[30:] += rng.normal(scale=0.1, size=z[30:].shape)
+    used = joint.scale < 1e29
+    expected = joint.mean + _matern(z[:, used], joint.points[:, used].astype(np.float64)) @ joint.weights
+    np.testing.assert_allclose(joint.predict(z * joint.scale + joint.shift), expected, atol=2e-3)
 
 
 def test_gaussian_process_interpolates_what_it_was_fitted_on() -> None:
