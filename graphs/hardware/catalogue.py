@@ -63,6 +63,8 @@ def fold(name: str) -> str:
 
 def resolve(name: str) -> str:
     """Return the id that an id or alias means; anything else (a path, an unknown name) as it is."""
+    if name in assets.shipped_profiles():  # no file need be read for an id
+        return name
     entries = catalogue()
     return name if name in entries else _names(tuple(entries.values())).get(fold(name), name)
 

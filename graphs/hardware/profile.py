@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -304,6 +305,11 @@ def read_profile(path: Path) -> HardwareProfile:
     return from_dict(raw, origin=path.name)
 
 
+@functools.lru_cache(maxsize=64)
+def _read_once(path: Path, _changed: int) -> HardwareProfile:
+    return read_profile(path)
+
+
 def hardware_ids() -> list[str]:
     """Return the ids of all known hardware, sorted."""
     return sorted(p.stem for p in assets.profile_files())
@@ -317,6 +323,8 @@ def load_profile(hardware: str) -> HardwareProfile:
     UnknownHardwareError
         With the nearest ids.  Another device's numbers are never used instead.
     """
+    if (shipped := assets.shipped_profiles().get(hardware)) is not None:
+        return _read_once(shipped, shipped.stat().st_mtime_ns)
     asked, files = hardware, {p.stem: p for p in (*assets.own_profile_files(), *assets.profile_files())}
     if hardware in files:
         return read_profile(files[hardware])

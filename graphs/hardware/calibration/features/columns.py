@@ -23,7 +23,7 @@ class Columns:
 
     def add(self, name: str, value: Any) -> None:
         """Add one column; a scalar is repeated."""
-        self._columns[name] = np.broadcast_to(np.asarray(value, dtype=np.float64), (self.n,))
+        self._columns[name] = np.asarray(value, dtype=np.float64)
 
     def log(self, name: str, value: Any) -> None:
         """Add the base-2 logarithm of a positive quantity."""
@@ -36,7 +36,10 @@ class Columns:
 
     def result(self) -> tuple[list[str], Array]:
         """Return the names and the (n, f) matrix."""
-        return list(self._columns), np.stack(list(self._columns.values()), axis=1)
+        out = np.empty((self.n, len(self._columns)))
+        for i, column in enumerate(self._columns.values()):
+            out[:, i] = column
+        return list(self._columns), out
 
 
 def log2(value: Any) -> Array:
@@ -76,12 +79,9 @@ def ceil_div(a: Any, b: Any) -> Array:
 
 def alignment(value: Any, cap: int) -> Array:
     """Return log2 of the largest power of two, at most `cap`, that divides `value`."""
-    out = np.zeros(np.shape(value))
-    step = 2
-    while step <= cap:
-        out += np.mod(value, step) == 0
-        step *= 2
-    return out
+    steps = 2.0 ** np.arange(1, cap.bit_length())
+    whole: Array = (np.mod(np.asarray(value, dtype=np.float64)[..., None], steps) == 0.0).sum(axis=-1, dtype=np.float64)
+    return whole
 
 
 def fill(tasks: Any, slots: Any) -> tuple[Array, Array]:
