@@ -23,6 +23,21 @@ from threadpoolctl import threadpool_limits
 
 from graphs.errors import DataError
 from graphs.hardware.profile import HardwareProfile, load_profile
+from training.ablation_render import render
+from training.ablation_terms import (
+    CLASSES,
+    CURVE_FOLDS,
+    CURVE_SHARES,
+    FULL,
+    JOINT,
+    LATENCY,
+    RARE,
+    RECIPE,
+    ROOFLINE,
+    STACK,
+    TREES_JOINT,
+    figures,
+)  # fmt: skip
 from training.dataset.kernels import TABLE as KERNELS
 from training.dataset.kernels import read_kernels
 from training.dataset.store import read_manifest
@@ -37,28 +52,9 @@ Progress = Callable[[str], None]
 #: Absolute percentage errors of training rows by what predicted them.
 Errors = dict[str, Array]
 
-#: Ingredients in the order of the table.  The three first differ in the target alone.
-LATENCY, ROOFLINE = "trees: log latency", "trees: log (latency / roofline)"
-FULL = "trees: log (latency / (t0 + roofline))"
-JOINT, TREES_JOINT, CLASSES = "joint GP", "trees + joint GP", "joint + class GPs"
-STACK = "stack: trees + joint + class GPs"
-#: What `graphs train` fits: the stack, with the means that a family is given besides (see `training.fit.family`).
-RECIPE = "the recipe: stack, slow outliers distrusted, a forest on few rows"
-#: Folds that the learning curve is scored on, and the shares of the other folds' rows that are learnt from.
-CURVE_FOLDS, CURVE_SHARES = (0, 1), (0.25, 0.5, 1.0)
-#: Kernel families of fewer rows share one column.
-RARE = 6
 ORACLE_FAMILIES = ("conv2d", "gemm")
 #: Rows a family keeps with --quick.
 QUICK_ROWS = 300
-
-
-def figures(ape: Array) -> dict[str, float]:
-    """Return rows, median, mean and the share below 10 % of absolute percentage errors."""
-    return {
-        "rows": len(ape), "median_ape": round(float(np.median(ape)), 5), "mape": round(float(ape.mean()), 5),
-        "within_10pct": round(float((ape < 0.1).mean()), 4),
-    }  # fmt: skip
 
 
 def _ape(predicted: Array, truth: Array) -> Array:
@@ -275,7 +271,6 @@ def main(
     seed: int, quick: bool,
 ) -> None:  # fmt: skip
     """Measure what each ingredient of the recipe is worth; write a page with it and with the targets reached."""
-    from training.ablation_render import render
 
     started = time.monotonic()
 

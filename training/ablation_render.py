@@ -12,7 +12,7 @@ import pandas as pd
 
 from graphs import ops
 from graphs.hardware.profile import load_profile
-from training import ablation
+from training import ablation_terms as ablation
 from training.fit.family import FOLDS, SLOW_OUTLIERS, SMALL_FAMILY
 from training.fit.prepare import read_frame
 from training.validate import holdout

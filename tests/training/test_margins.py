@@ -12,7 +12,8 @@ from graphs.errors import DataError
 from graphs.hardware.calibration.domain import physical
 from graphs.hardware.profile import load_profile
 from training.dataset.store import file_hash
-from training.fit import margins
+from training.fit import chosen_margins
+from training.fit.chosen_margins import margins_for, stored
 from training.fit.domain_report import reasons
 from training.fit.extremes import Extreme, Table, beyond, inner
 from training.fit.margins import (
@@ -24,8 +25,6 @@ from training.fit.margins import (
     UNBROKEN,
     UNKNOWN,
     choose,
-    margins_for,
-    stored,
     widened,
 )  # fmt: skip
 from training.fit.prepare import read_frame
@@ -111,7 +110,7 @@ def test_least_margins() -> None:
 def test_committed_margins_are_of_the_committed_data_and_cover_every_quantity(root: Path) -> None:
     import json
 
-    raw = json.loads(margins.FILE.read_text(encoding="utf-8"))
+    raw = json.loads(chosen_margins.FILE.read_text(encoding="utf-8"))
     where = raw["provenance"]
     assert where["data_sha256"] == file_hash(root / "data" / where["hardware"] / "ops.parquet")
     frame = read_frame(load_profile(where["hardware"]), root / "data" / where["hardware"])[0]
@@ -127,7 +126,7 @@ def test_a_family_that_was_not_looked_at_has_no_margins() -> None:
 
 
 def test_unreadable_margins_are_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(margins, "FILE", tmp_path / "margins.json")
+    monkeypatch.setattr(chosen_margins, "FILE", tmp_path / "margins.json")
     stored.cache_clear()
     try:
         with pytest.raises(DataError, match=r"training\.fit\.margins"):

@@ -13,8 +13,18 @@ from graphs import ops
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.profile import HardwareProfile, load_profile
 from graphs.hardware.roofline import Roofline
-from training.fit.extremes import Array, Mask, StandIn, Table, ape, cross_validate, hyperparameters, tables
-from training.fit.margins import TOLERANCE, margins_for, stored, training_rows
+from training.fit.chosen_margins import TOLERANCE, margins_for, stored
+from training.fit.extremes import (
+    Array,
+    Mask,
+    StandIn,
+    Table,
+    ape,
+    cross_validate,
+    hyperparameters,
+    tables,
+    training_rows,
+)
 
 Rule = Callable[[pd.DataFrame], Mask]
 
@@ -139,7 +149,7 @@ def run(split: Split, frame: pd.DataFrame, t: Table, cv: Array, profile: Hardwar
     """
     test = split.rule(frame)
     rest = ~test & np.asarray(frame["split"] == "train")
-    model = StandIn(t.x[rest], t.y[rest], hyperparameters(t.x[rest], t.y[rest]))
+    model = StandIn(t.family, t.x[rest], t.y[rest], hyperparameters(t.x[rest], t.y[rest]))
     some = frame[test].reset_index(drop=True)
     peak = profile.peak_array(some["dtype"].to_numpy(dtype=np.str_))
     flops, nbytes = (some[c].to_numpy(dtype=np.float64) for c in ("flops", "bytes"))

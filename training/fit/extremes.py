@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,12 @@ from graphs import ops
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.domain import effective_dtype, physical
 from graphs.hardware.calibration.features import Machine
+from graphs.hardware.profile import load_profile
 from graphs.ops.batch import OperatorGroup
 from training.dataset.splits import fold_of
 from training.fit import gp
+from training.fit.family import SLOW_OUTLIERS
+from training.fit.prepare import machine_of, read_frame
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -82,6 +86,14 @@ class Extreme:
     inside_ape: Array
 
 
+def training_rows(hardware: str, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, Machine]:
+    """Return the training rows, the rows held out for validation, and the machine."""
+    profile = load_profile(hardware)
+    frame = read_frame(profile, data)[0]
+    train = frame["split"] == "train"
+    return frame[train].reset_index(drop=True), frame[~train].reset_index(drop=True), machine_of(profile)
+
+
 def tables(frame: pd.DataFrame, machine: Machine) -> dict[str, Table]:
     """Return the rows of a frame (op, dtype, params, median_us) by family."""
     by_family: dict[str, list[OperatorGroup]] = {}
@@ -110,11 +122,14 @@ def _table(family: str, groups: list[OperatorGroup], frame: pd.DataFrame, machin
 
 
 class StandIn:
-    """A quick stand-in of the recipe: the mean of boosted trees and a Gaussian process, in log space."""
+    """A quick stand-in of the recipe: the mean of boosted trees and a Gaussian process, in log space.
 
-    def __init__(self, x: Array, y: Array, hyper: gp.Hyperparameters) -> None:
+    Its process distrusts slow outliers in the families where the recipe's do.
+    """
+
+    def __init__(self, family: str, x: Array, y: Array, hyper: gp.Hyperparameters) -> None:
         rows = np.random.default_rng(0).permutation(len(y))[:GP_ROWS]
-        self._gp = gp.fit_gp(x[rows], y[rows], hyper)
+        self._gp = gp.fit_gp(x[rows], y[rows], hyper, SLOW_OUTLIERS.get(family))
         self._trees = HistGradientBoostingRegressor(**_TREES, random_state=0).fit(x, y)
 
     def predict(self, x: Array) -> Array:
@@ -138,7 +153,7 @@ def cross_validate(t: Table, hyper: gp.Hyperparameters) -> Array:
     out = np.empty(len(t.y))
     for k in np.unique(t.fold):
         mine = t.fold == k
-        out[mine] = ape(StandIn(t.x[~mine], t.y[~mine], hyper).predict(t.x[mine]), t.y[mine])
+        out[mine] = ape(StandIn(t.family, t.x[~mine], t.y[~mine], hyper).predict(t.x[mine]), t.y[mine])
     return out
 
 
@@ -173,7 +188,7 @@ def extremes(t: Table, inside: Array, hyper: gp.Hyperparameters) -> Iterator[Ext
                 if out.sum() < FEWEST_HELD_OUT or out.sum() == done:
                     continue
                 done = int(out.sum())
-                error = ape(StandIn(t.x[~out], t.y[~out], hyper).predict(t.x[out]), t.y[out])
+                error = ape(StandIn(t.family, t.x[~out], t.y[~out], hyper).predict(t.x[out]), t.y[out])
                 yield Extreme(t.family, quantity, side, share, distance[out], error, inside[out])
 
 

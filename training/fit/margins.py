@@ -13,28 +13,17 @@ writes ``docs/domain.md`` from that file instead.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from graphs.errors import DataError
-from graphs.hardware.calibration.features import Machine
-from graphs.hardware.profile import load_profile
-from training.dataset.store import file_hash
-from training.fit.extremes import Array, Extreme, Table, measure, tables
+from training.fit.chosen_margins import FILE, TOLERANCE, store
+from training.fit.domain_report import write_report
+from training.fit.extremes import Array, Extreme, Table, measure, tables, training_rows
 
-FILE = Path(__file__).with_name("margins.json")
-SCHEMA_VERSION = 1
-#: Error beyond the range over the cross-validated one that a margin may cost.
-TOLERANCE = 2.0
 #: Margins in factors of two: steps and bounds; what work and traffic get at least, because problems a few times
 #: larger or smaller than those measured are to be inside; and what a quantity gets of which nothing could be held out.
 STEP, LEAST, MOST, LEAST_WORK, UNKNOWN = 0.25, 0.5, 4.0, 2.0, 1.0
@@ -153,46 +142,6 @@ def _rounded(e: Evidence) -> dict[str, Any]:
     return {k: None if v != v else v if isinstance(v, int) else round(v, 2) for k, v in plain.items()}
 
 
-@cache
-def stored() -> Mapping[str, Any]:
-    """Return the stored entry of each family, or raise `DataError`."""
-    try:
-        raw: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
-        if raw["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {raw['schema_version']}")
-        return dict(raw["families"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the margins of the applicability domain cannot be read ({error})",
-            received=str(FILE.name),
-            next_step="write them again with `python -m training.fit.margins --hardware h100-sxm`",
-        ) from error
-
-
-def margins_for(family: str) -> dict[str, tuple[float, float]]:
-    """Return the margins below and above the measured range by quantity, in factors of two.
-
-    Empty for a family that was not looked at; `Domain.of` then takes its default.
-
-    Raises
-    ------
-    DataError
-        If the stored margins cannot be read.
-    """
-    entry = stored().get(family, {"margins": {}})
-    return {name: (float(low), float(high)) for name, (low, high) in entry["margins"].items()}
-
-
-def training_rows(hardware: str, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, Machine]:
-    """Return the training rows, the rows held out for validation, and the machine."""
-    from training.fit.prepare import machine_of, read_frame  # which itself may ask for margins
-
-    profile = load_profile(hardware)
-    frame = read_frame(profile, data)[0]
-    train = frame["split"] == "train"
-    return frame[train].reset_index(drop=True), frame[~train].reset_index(drop=True), machine_of(profile)
-
-
 def write(hardware: str, data: Path, path: Path = FILE) -> None:
     """Choose all margins and write them with their provenance."""
     train, _, machine = training_rows(hardware, data)
@@ -201,28 +150,6 @@ def write(hardware: str, data: Path, path: Path = FILE) -> None:
         families[name] = family_margins(t, *measure(t))
         print(f"{name}: {len(t.y)} rows, {families[name]['margins']}")
     store(families, hardware, data, len(train), path)
-
-
-def store(families: Mapping[str, Any], hardware: str, data: Path, rows: int, path: Path = FILE) -> None:
-    """Write chosen margins with their provenance."""
-    out = {
-        "schema_version": SCHEMA_VERSION,
-        "provenance": {
-            "hardware": hardware,
-            "data_sha256": file_hash(data / "ops.parquet"),
-            "rows": rows,
-            "date": date.today().isoformat(),
-            "command": f"python -m training.fit.margins --hardware {hardware}",
-        },
-        "unit": "factors of two, [below, above] the measured range",
-        "families": families,
-    }
-    text = json.dumps(out, indent=1)
-    # pairs and evidence on one line each: the file is read by people too
-    text = re.sub(r"\{\s+(\"passed\"[^{}]*?)\s+\}", lambda m: "{" + re.sub(r"\s+", " ", m[1]) + "}", text)
-    text = re.sub(r"\[\s+([\d.]+),\s+([\d.]+)\s+\]", r"[\1, \2]", text)
-    path.write_text(text + "\n", encoding="utf-8")
-    stored.cache_clear()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -239,8 +166,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)  # the processes are small; more threads cost more than they bring
     with threadpool_limits(limits=1):
         if args.report:
-            from training.fit.domain_report import write_report
-
             write_report(args.hardware, data, args.report)
         else:
             write(args.hardware, data)

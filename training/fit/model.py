@@ -26,8 +26,8 @@ from graphs.hardware.profile import HardwareProfile, load_profile
 from graphs.hardware.roofline import Roofline
 from graphs.ops.batch import OperatorGroup
 from training.dataset.store import file_hash
+from training.fit.chosen_margins import margins_for
 from training.fit.family import FittedFamily, fit_family
-from training.fit.margins import margins_for
 from training.fit.prepare import Table, family_rows, machine_of, read_frame
 
 Progress = Callable[[str], None]
