@@ -119,8 +119,8 @@ class LeafMasks:
         Features that are tested, ascending.
     threshold, feature : (t,) float64, (t,) int64
         Distinct thresholds by feature, ascending, and the feature of each.
-    start : (u,) int64
-        Where the thresholds of each feature begin.
+    start, row : (u,) int64
+        Where the thresholds of each feature begin, and its rows of the table.
     table : (t + u, trees) uint32
         For each feature the leaves left over when none, one, two ... of its thresholds lie below the value.
     value : (trees * 32,) float32
@@ -132,6 +132,7 @@ class LeafMasks:
     threshold: Array
     feature: NDArray[np.int64]
     start: NDArray[np.int64]
+    row: NDArray[np.int64]
     table: NDArray[np.uint32]
     value: NDArray[np.float32]
     base: float
@@ -173,14 +174,11 @@ class LeafMasks:
         table = np.full((int(new.sum() + other.sum()), len(e.roots)), _ALL)
         np.bitwise_and.at(table, (row, tree[inner]), ~ruled_out.astype(np.uint32))
         start = np.flatnonzero(other[new])
-        masks = cls(feature[other], threshold[new], feature[new], start, table, value.ravel(), e.base)
-        for part in masks._parts():
-            np.bitwise_and.accumulate(part, axis=0, out=part)
-        return masks
-
-    def _parts(self) -> list[NDArray[np.uint32]]:
-        """Return the table of each feature."""
-        return np.split(self.table, (self.start + np.arange(len(self.start)))[1:]) if len(self.start) else []
+        first_row = start + np.arange(len(start))
+        # not strict: trees of a single leaf test no feature
+        for begin, end in zip(first_row, [*first_row[1:], len(table)], strict=False):
+            np.bitwise_and.accumulate(table[begin:end], axis=0, out=table[begin:end])
+        return cls(feature[other], threshold[new], feature[new], start, first_row, table, value.ravel(), e.base)
 
     def predict(self, x: Array) -> Array:
         """Return the sum of the trees for features (n, f), (n,)."""
@@ -199,13 +197,13 @@ class LeafMasks:
         if not len(self.start):
             return np.full((len(x), self.table.shape[1]), _ALL)
         below = np.add.reduceat(x[:, self.feature] > self.threshold, self.start, axis=1, dtype=np.int64)
-        found: NDArray[np.uint32] = self.table[below + (self.start + np.arange(len(self.start)))]
+        found: NDArray[np.uint32] = self.table[below + self.row]
         left_over: NDArray[np.uint32] = np.bitwise_and.reduce(found, axis=1)
         return left_over
 
     def _of_many(self, x: Array) -> NDArray[np.uint32]:
         out = np.full((len(x), self.table.shape[1]), _ALL)
-        thresholds = np.split(self.threshold, self.start[1:])
-        for feature, threshold, table in zip(self.features, thresholds, self._parts(), strict=False):
-            out &= table[np.searchsorted(threshold, x[:, feature])]
+        ends = [*self.start[1:].tolist(), len(self.threshold)]
+        for feature, begin, end, row in zip(self.features, self.start, ends, self.row, strict=False):
+            out &= self.table[row + np.searchsorted(self.threshold[begin:end], x[:, feature])]
         return out
