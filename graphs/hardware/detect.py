@@ -165,8 +165,17 @@ def _gpu_names() -> list[str]:
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10, check=True,
+            capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return []  # no NVIDIA driver: no GPU that could be named
+        return _told_by_the_driver()
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def _told_by_the_driver(folder: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Return the names in the driver's own files, for containers without nvidia-smi; empty without a driver."""
+    found = []
+    for path in sorted(folder.glob("*/information")):
+        if named := re.search(r"^Model:\s*(.+?)\s*$", path.read_text(encoding="utf-8", errors="replace"), re.M):
+            found.append(named[1])
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -12,12 +11,12 @@ import torch
 from graphs import ops
 from graphs.errors import UnknownOperatorError
 from graphs.tracing import trace
-from training.measure.errors import DeviceLostError, UnmeasurableError
+from training.measure.errors import UnmeasurableError
 from training.measure.kernels import BUILDERS, Maker, Pool, bind
 from training.measure.plan import Entry
 from training.measure.shapes import DRAWS, draw
 from training.measure.stopping import StoppingRule
-from training.measure.timers import CpuTimer, bound_sets, buffer_sets, failure_of
+from training.measure.timers import CpuTimer, bound_sets, buffer_sets
 
 
 class Called(torch.nn.Module):
@@ -177,102 +176,3 @@ def test_the_tensors_of_one_call_never_share_memory(op, monkeypatch) -> None:
         spans = sorted((a.data_ptr(), a.data_ptr() + 4 * (1 + sum((n - 1) * s for n, s in zip(a.shape, a.stride(),
                         strict=True)))) for a in args)  # fmt: skip
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-
-
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:the GPU's clocks are not watched")
-def test_the_cuda_timer_gives_device_time_below_eager_time_for_a_small_kernel() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    from training.measure.cuda import CudaTimer
-
-    timing = CudaTimer(50e6).time(entry("relu", {"numel": 4096}))
-    assert timing.eager_s is not None
-    assert 0 < timing.cold.median_s < timing.eager_s
-    small, large = (CudaTimer(50e6).time(entry("matmul", dict.fromkeys("mnk", s))).cold.median_s for s in (512, 4096))
-    assert large > 20 * small  # 512 times the work
-
-
-class FakeNvml:
-    """A GPU of 2 GHz with the clock and the reasons given."""
-
-    NVML_CLOCK_SM = 1
-    NVMLError = ValueError
-
-    def __init__(self, mhz, reasons):
-        self.mhz, self.reasons = mhz, reasons
-
-    def nvmlInit(self):  # noqa: N802
-        pass
-
-    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
-        return uuid
-
-    def nvmlDeviceGetMaxClockInfo(self, handle, clock):  # noqa: N802
-        return 2000
-
-    def nvmlDeviceGetClockInfo(self, handle, clock):  # noqa: N802
-        if self.mhz is None:
-            raise ValueError("GPU is lost")
-        return self.mhz
-
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle):  # noqa: N802
-        return self.reasons
-
-
-def clocks_of(monkeypatch, mhz, reasons):
-    from training.measure import cuda
-
-    nvml = FakeNvml(mhz, reasons)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: type("P", (), {"uuid": "0123"}))
-    return cuda.Clocks(), nvml
-
-
-@pytest.mark.parametrize(
-    ("mhz", "reasons", "said"),
-    [(1980, 0, "good"), (1200, 0x4, "good"), (600, 0x4, "good"), (600, 0x2, "good"), (345, 0x1, "asleep"),
-     (1900, 0x8, "throttled"), (1900, 0x20, "throttled"), (600, 0x44, "throttled"), (1900, 0x80, "throttled")],
-)  # fmt: skip
-def test_samples_count_unless_throttled_or_asleep(monkeypatch, mhz, reasons, said) -> None:
-    clocks, _ = clocks_of(monkeypatch, mhz, reasons)
-    assert not clocks.missing
-    assert clocks.handle == "GPU-0123"
-    assert clocks.read() == (mhz * 1e6, reasons)
-    assert clocks.verdict(*clocks.read()) == said
-
-
-def test_a_device_that_never_clocks_higher_is_measured_all_the_same(monkeypatch) -> None:
-    clocks, nvml = clocks_of(monkeypatch, 900, 0)
-    said = [clocks.verdict(*clocks.read()) for _ in range(30)]
-    assert said == ["asleep"] * 20 + ["good"] * 10
-    nvml.mhz = 1900  # it can after all: from now on low clocks do not count again
-    assert clocks.verdict(*clocks.read()) == "good"
-    nvml.mhz = 900
-    assert clocks.verdict(*clocks.read()) == "asleep"
-
-
-def test_clocks_that_cannot_be_read_say_why_and_a_gpu_that_stops_answering_is_a_failed_row(monkeypatch) -> None:
-    from training.measure.cuda import Clocks
-
-    if not torch.cuda.is_available():
-        assert Clocks().missing
-        assert Clocks().read() == (None, 0)
-        assert Clocks().verdict(None, 0) == "good"
-    clocks, nvml = clocks_of(monkeypatch, 1900, 0)
-    nvml.mhz = None
-    with pytest.raises(RuntimeError, match="GPU is lost"):
-        clocks.read()
-
-
-def test_a_gpu_that_answers_nothing_any_more_is_told_from_a_call_that_failed(monkeypatch) -> None:
-    def broken():
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    assert type(failure_of(RuntimeError("CUDA out of memory"), "cuda")) is UnmeasurableError
-    monkeypatch.setattr(torch.cuda, "synchronize", broken)
-    lost = failure_of(RuntimeError("launch failed"), "cuda")
-    assert isinstance(lost, DeviceLostError)
-    assert "illegal memory access" in lost.problem
-    assert type(failure_of(RuntimeError("launch failed"), "cpu")) is UnmeasurableError

@@ -41,11 +41,7 @@ def most_telling(entries: Sequence[Entry], like: str, count: int) -> list[tuple[
     ModelFileError
         If it has none.
     """
-    from graphs.hardware.mappers.registry import create_mapper
-
-    mapper = create_mapper(like)
-    if mapper.calibration is None or mapper.calibration.model is None:
-        raise ModelFileError(f"'{like}' has no fitted model to start from", next_step="see `graphs hardware`")
+    mapper = fitted(like)
     known = set(mapper.resource_model.peak_dtypes)
     candidates = [e for e in entries if e.what == "op" and e.dtype in known]
     answer = predict(candidates, mapper)
@@ -53,6 +49,22 @@ def most_telling(entries: Sequence[Entry], like: str, count: int) -> list[tuple[
     width = np.where(np.isfinite(width) & (answer["source"] == "model"), width, _UNKNOWN)
     order = greedy(_features(candidates), width, min(count, len(candidates)))
     return [(candidates[i].op, candidates[i].dtype, candidates[i].params) for i in order]
+
+
+def fitted(hardware: str) -> Any:
+    """Return the mapper of hardware that has a fitted model.
+
+    Raises
+    ------
+    ModelFileError
+        If it has none.
+    """
+    from graphs.hardware.mappers.registry import create_mapper
+
+    mapper = create_mapper(hardware)
+    if mapper.calibration is None or mapper.calibration.model is None:
+        raise ModelFileError(f"'{hardware}' has no fitted model to start from", next_step="see `graphs hardware`")
+    return mapper
 
 
 def greedy(x: Array, deviation: Array, count: int) -> list[int]:

@@ -15,6 +15,8 @@ from training.measure.kernels import TORCH_DTYPE
 SIDES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192)}
 _PROBE_SIDE = 256
 _COPY_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
+#: Calls of a sample: on a GPU, one alone would be timed with its launch.
+_CALLS = {"cpu": 1, "cuda": 8}
 #: A dtype whose products are this much slower than fp32 is emulated: not worth measuring.
 SLOWER_THAN_FP32 = 4.0
 
@@ -81,7 +83,10 @@ def _rate(device: str, dtype: str, side: int, seconds: float) -> float:
 
 def _copy_rate(device: str, seconds: float) -> float:
     """Return bytes read and written per second of a large copy."""
-    source = torch.ones(_COPY_BYTES[device], dtype=torch.uint8, device=device)
+    nbytes = _COPY_BYTES[device]
+    if device == "cuda":
+        nbytes = min(nbytes, torch.cuda.get_device_properties(0).total_memory // 8)
+    source = torch.ones(nbytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2.0 * source.numel() / _repeated(lambda: target.copy_(source), device, seconds)
 
@@ -91,10 +96,11 @@ def _repeated(call: Callable[[], Any], device: str, seconds: float) -> float:
 
     def once() -> float:
         started = time.perf_counter()
-        call()
+        for _ in range(_CALLS[device]):
+            call()
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return (time.perf_counter() - started) / _CALLS[device]
 
     started = time.perf_counter()
     samples = [once()]

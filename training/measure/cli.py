@@ -30,6 +30,10 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
     return found
 
 
+def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return "gpu" if value == "cuda" else value
+
+
 @click.command()
 @click.option("--hardware", default="auto", show_default=True, help="id of this machine, known or new; auto: detect it")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the data set and the profile")
@@ -46,7 +50,12 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
               help="batch sizes of the networks' layers")  # fmt: skip
 @click.option("--rows", type=click.IntRange(min=1), help="measure so many configurations, whatever it takes")
 @click.option("--like", help="choose configurations where the fitted model of this other hardware is least sure")
-@click.option("--device", type=click.Choice(["cpu", "gpu"]), help="which device  [default: the GPU if there is one]")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "gpu", "cuda"]),
+    callback=_device,
+    help="which device  [default: the GPU if there is one]",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--note", default="", help="a sentence for the manifest: under which conditions")
 @click.option("--check", is_flag=True, help="time 20 operators in under a minute: does the fitted model hold here?")

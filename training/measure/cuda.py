@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 import warnings
@@ -12,79 +11,18 @@ from typing import Any
 import torch
 
 from graphs import ops
+from training.measure.clocks import ASLEEP, THROTTLED, Clocks
 from training.measure.kernels import Maker, Pool
 from training.measure.plan import Entry
 from training.measure.stopping import Samples, StoppingRule, collect
 from training.measure.timers import bound_sets, buffer_sets, failure_of
 from training.measure.timing import Timing
 
-#: Seconds that one graph replay shall last, were each call as slow as launched eagerly: events have steps of 0.5 us.
+#: Seconds that one graph replay shall last: events have steps of 0.5 us, and a few us pass between two replays.
 _REPLAY_S = 1e-3
 _MOST_CALLS = 256
 #: Eager calls that are timed together; after so many it is known whether more would take too long.
 _EAGER_CALLS, _EAGER_PROBE, _EAGER_SLOW_S = 16, 3, 0.05
-#: NVML's reasons for lower clocks that make a sample useless: hardware slowdown, thermal (hardware and software),
-#: power brake.  The software power cap is not among them: a device at its power cap runs so in use.
-_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80
-#: A sample below this share of the largest clock does not count either, unless the power cap or a clock that was set
-#: (NVML's software power cap and application clocks) explains it.
-_LOW_CLOCK, _EXPLAINED = 0.5, 0x4 | 0x2
-#: So many low samples in a row are a device that wakes up; if it is still low then, it goes no faster.
-_PATIENCE = 20
-#: What `Clocks.verdict` says.
-GOOD, THROTTLED, ASLEEP = "good", "throttled", "asleep"
-
-
-class Clocks:
-    """Clock and throttle state of one GPU through NVML; `missing` says why where it cannot be asked."""
-
-    def __init__(self, index: int = 0) -> None:
-        self.handle: Any = None
-        self.missing, self.patience, self.max_hz = "", _PATIENCE, 0.0
-        try:
-            # Not a dependency: any version that is installed beside the driver will do.
-            self.nvml: Any = importlib.import_module("pynvml")
-            self.nvml.nvmlInit()
-            uuid = str(torch.cuda.get_device_properties(index).uuid)
-            self.handle = self.nvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-            self.max_hz = 1e6 * self.nvml.nvmlDeviceGetMaxClockInfo(self.handle, self.nvml.NVML_CLOCK_SM)
-            self._reasons = (
-                getattr(self.nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)  # its name since 2023
-                or self.nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-            )
-            self.read()
-        except Exception as error:  # NVML has many ways to be missing; each row then says that nobody watched
-            self.handle, self.missing = None, f"{type(error).__name__}: {error}"
-
-    def read(self) -> tuple[float | None, int]:
-        """Return the SM clock in Hz (None if unknown) and the bits of NVML's throttle reasons.
-
-        Raises
-        ------
-        RuntimeError
-            If NVML answered before and does not now.
-        """
-        if self.handle is None:
-            return None, 0
-        try:
-            hz = 1e6 * self.nvml.nvmlDeviceGetClockInfo(self.handle, self.nvml.NVML_CLOCK_SM)
-            return hz, int(self._reasons(self.handle))
-        except self.nvml.NVMLError as error:
-            raise RuntimeError(f"NVML tells no clock: {error}") from error
-
-    def verdict(self, hz: float | None, reasons: int) -> str:
-        """Return whether a sample taken in this state counts (`GOOD`), or why not (`THROTTLED`, `ASLEEP`)."""
-        if hz is None:
-            return GOOD
-        if reasons & _THROTTLED:
-            return THROTTLED
-        if hz >= _LOW_CLOCK * self.max_hz or reasons & _EXPLAINED:
-            self.patience = _PATIENCE
-            return GOOD
-        if not self.patience:
-            return GOOD
-        self.patience -= 1
-        return ASLEEP
 
 
 class CudaTimer:
@@ -97,12 +35,16 @@ class CudaTimer:
     rule : StoppingRule
     memory_bytes : float
         Most that all buffer sets together may take.
+    device : str
+        Where the tensors live.
     """
 
-    def __init__(self, cache_bytes: float, rule: StoppingRule | None = None, memory_bytes: float = 3e9) -> None:
-        self.cache_bytes, self.memory_bytes = cache_bytes, memory_bytes
+    def __init__(
+        self, cache_bytes: float, rule: StoppingRule | None = None, memory_bytes: float = 3e9, device: str = "cuda"
+    ) -> None:
+        self.cache_bytes, self.memory_bytes, self.device = cache_bytes, memory_bytes, device
         self.rule = rule or StoppingRule(half_width=0.01, min_samples=6, max_samples=40, max_time_s=0.1)
-        self.pool = Pool("cuda", int(max(3 * cache_bytes, 256 << 20)))
+        self.pool = Pool(device, int(max(3 * cache_bytes, 256 << 20)))
         self.clocks = Clocks()
         if self.clocks.missing:
             warnings.warn(
@@ -113,16 +55,15 @@ class CudaTimer:
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def time(self, entry: Entry) -> Timing:
-        torch.backends.cuda.matmul.allow_tf32 = entry.dtype == "tf32"
-        torch.backends.cudnn.allow_tf32 = entry.dtype == "tf32"
+        allow_tf32(entry.dtype == "tf32")
         cost = ops.evaluate(entry.op, entry.params, ops.itemsize(entry.dtype))
         sets = max(1, min(buffer_sets(float(cost.bytes), self.cache_bytes), int(self.memory_bytes / cost.bytes)))
         try:
-            calls = bound_sets(entry, Maker(entry.dtype, "cuda", self.pool), sets)
+            calls = bound_sets(entry, Maker(entry.dtype, self.device, self.pool), sets)
             # A capture that fails leaves its stream current: the outer context takes it back.
             with torch.no_grad(), torch.cuda.stream(torch.cuda.current_stream()):
                 return self._timing(calls)
-        except (RuntimeError, TimeoutError) as error:
+        except (RuntimeError, MemoryError, TimeoutError) as error:
             raise failure_of(error, "cuda") from error
 
     def _timing(self, calls: list[Callable[[], Any]]) -> Timing:
@@ -135,7 +76,7 @@ class CudaTimer:
         eager_s, eager_calls = self._eager(calls)
         seen: list[float] = []
         cold, graph_calls = self._replayed(calls, eager_s, seen)
-        warm, _ = self._replayed(calls[:1], eager_s, [])
+        warm, _ = self._replayed(calls[:1], cold.median_s, [])
         extra = {
             "graph_calls": graph_calls,
             "eager_calls": eager_calls,
@@ -164,15 +105,19 @@ class CudaTimer:
     def _replayed(self, calls: list[Callable[[], Any]], about_s: float, clocks: list[float]) -> tuple[Samples, int]:
         """Return samples of replays of one graph that holds whole rounds over the buffer sets, and its calls."""
         count = calls_of_graph(len(calls), about_s)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
-            for i in range(count):
-                calls[i % len(calls)]()
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        graph.replay()
-        torch.cuda.synchronize()
+        graph, replay_s = self._captured(calls, count)
+        # Launched one by one, small calls take much longer than in a graph: then more of them fit.
+        more = calls_of_graph(len(calls), replay_s / count)
+        if replay_s < 0.5 * _REPLAY_S and more > count:
+            del graph  # its memory first
+            count = more
+            graph, _ = self._captured(calls, count)
+        before, after = _event(), _event()
 
         def sample() -> float | None:
+            # The first replay keeps the device busy while the host launches the second one: without it, the time of
+            # that launch would be counted.
+            graph.replay()
             before.record()
             graph.replay()
             after.record()
@@ -192,6 +137,33 @@ class CudaTimer:
             return float(before.elapsed_time(after)) * 1e-3 / count
 
         return collect(sample, self.rule, time.perf_counter), count
+
+    def _captured(self, calls: list[Callable[[], Any]], count: int) -> tuple[Any, float]:
+        """Return a graph of `count` calls that has been replayed once, and the seconds of its second replay."""
+        graph = torch.cuda.CUDAGraph()
+        # Outputs of a round stay alive, so that each set has its own: one for all would never leave the cache.
+        outputs: list[Any] = [None] * len(calls)
+        with torch.cuda.graph(graph, stream=self.stream):
+            for i in range(count):
+                outputs[i % len(calls)] = calls[i % len(calls)]()
+            outputs.clear()
+        before, after = _event(), _event()
+        graph.replay()  # the first one uploads it
+        before.record()
+        graph.replay()
+        after.record()
+        after.synchronize()
+        return graph, float(before.elapsed_time(after)) * 1e-3
+
+
+def _event() -> Any:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let fp32 products and convolutions run in TF32, or forbid it: torch allows it for convolutions by default."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def calls_of_graph(sets: int, about_s: float) -> int:

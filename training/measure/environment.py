@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graphs.hardware.detect import cpu_identity
+from training.measure.clocks import bus_address
 
 #: Rows are pooled only where these agree; the rest of the record is for the reader.
 FINGERPRINT_KEYS = (
@@ -103,15 +104,17 @@ def _gpu() -> dict[str, Any]:
     import torch
 
     p = torch.cuda.get_device_properties(0)
-    driver = ""
+    # nvidia-smi counts all devices, torch those that are visible.
+    which = bus_address(p) or "0"
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader", "-i", "0"],
-            capture_output=True, text=True, timeout=10, check=True,
+            ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader", "-i",
+             which], capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         driver, top, power = (part.strip() for part in done.stdout.strip().split(","))
     except (OSError, subprocess.SubprocessError, ValueError):
-        top = power = ""
+        driver = top = power = ""
+    clock = re.fullmatch(r"([\d.]+) MHz", top)  # virtual GPUs do not tell it
     return {
         "host": {"device": cpu_identity()["name"], "cores": os.cpu_count()},
         "device": p.name,
@@ -121,7 +124,7 @@ def _gpu() -> dict[str, Any]:
         "compute_units": p.multi_processor_count,
         "cache_bytes": {"l2": float(getattr(p, "L2_cache_size", 0))},
         "memory_bytes": float(p.total_memory),
-        "clock_hz": float(top.split()[0]) * 1e6 if top else None,
+        "clock_hz": float(clock[1]) * 1e6 if clock else None,
         "power_limit": power,
         "driver": driver,
         "cuda": torch.version.cuda,

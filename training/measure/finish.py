@@ -36,7 +36,8 @@ def finish(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     attempts.to_parquet(folder / f".{ATTEMPTS}.tmp", index=False, compression="zstd")
     (folder / f".{ATTEMPTS}.tmp").replace(folder / ATTEMPTS)
     common = {
-        "device": environment["device"], "kind": environment["kind"], "threads": environment["threads"],
+        "device": environment["device"], "kind": environment["kind"],
+        "threads": environment["threads"] if environment["kind"] == "cpu" else None,
         "torch": environment["torch"], "fingerprint": mark,
     }  # fmt: skip
     retest = {r["of"]: r["median_us"] for r in rows if r["what"] == "retest" and r["status"] == "ok"}
@@ -130,12 +131,10 @@ def write_profile(folder: Path, hardware: str, environment: dict[str, Any], ceil
     and above 1 where a smaller or cached operator is faster than they are.
     """
 
+    threads = f", {environment['threads']} threads" if environment["kind"] == "cpu" else ""
+
     def figure(value: float, how: str) -> dict[str, Any]:
-        return {
-            "value": float(f"{value:.4g}"),
-            "source": "measured",
-            "note": f"{how}, {environment['threads']} threads",
-        }
+        return {"value": float(f"{value:.4g}"), "source": "measured", "note": how + threads}
 
     peaks = {d: figure(v, ceilings["how"][d]) for d, v in ceilings["peak_flops_per_s"].items()}
     rate = figure(ceilings["bandwidth_bytes_per_s"], "large copy, bytes read and written")

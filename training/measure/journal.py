@@ -59,9 +59,11 @@ class Journal:
         """
         try:
             about = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunFolderError(f"folder '{self.folder}' holds no run", next_step="leave out --resume") from error
         except (OSError, ValueError) as error:
             raise RunFolderError(
-                f"folder '{self.folder}' holds no run that can be continued ({error})", next_step="leave out --resume"
+                f"the run in '{self.folder}' cannot be read ({error})", next_step="name another folder"
             ) from error
         if about.get("schema_version") != SCHEMA_VERSION:
             raise RunFolderError(

@@ -66,6 +66,21 @@ def operators_of(
     return out
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raise what `trace_of` would for a name that stands for no network, without tracing any.
+
+    Raises
+    ------
+    GraphsError
+        With the forms that are known, or the extra that is missing.
+    """
+    from graphs.tracing.frontends import load_model
+
+    for name in names:
+        if not (Path(name).suffix in (".json", ".gz") and Path(name).is_file()) and name not in library.names():
+            load_model(name)
+
+
 def trace_of(name: str, batch: int, dtype: str) -> Trace:
     """Return the trace of a network given as a stored name, a trace file or a model to build."""
     if Path(name).suffix in (".json", ".gz") and Path(name).is_file():

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from graphs.errors import DtypeError, GraphsError, UnknownHardwareError
-from graphs.hardware.detect import cpu_identity, detect_hardware
+from graphs.hardware.detect import DetectedHardware, cpu_identity, detect_hardware
 from graphs.hardware.profile import load_profile
 from training.measure import networks
+from training.measure.active import fitted, most_telling
 from training.measure.ceilings import measure_ceilings
 from training.measure.environment import differences, fingerprint, record
 from training.measure.errors import RunFolderError
@@ -76,8 +77,10 @@ def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]
     ------
     BusyFolderError, RunFolderError, UnknownHardwareError, DtypeError, DataError, DeviceLostError
     """
+    journal = Journal(request.out)
+    if request.resume:
+        journal.about()  # a folder without a run is refused before anything is made in it
     with only_writer(request.out):
-        journal = Journal(request.out)
         if request.resume:
             about = journal.about()
             kind = about["environment"]["kind"]
@@ -115,7 +118,10 @@ def chosen_hardware(asked: str, device: str | None) -> tuple[str, str]:
     import torch
 
     found = detect_hardware()
-    default = device or ("gpu" if torch.cuda.is_available() else "cpu")
+    reached = torch.cuda.is_available()
+    default = device or ("gpu" if reached else "cpu")
+    if reached:
+        found = _as_reached(found, torch.cuda.get_device_name(0))
     if asked == "auto":
         own = next((d for d in found if d.kind == default), None)
         if own is None:
@@ -138,6 +144,15 @@ def chosen_hardware(asked: str, device: str | None) -> tuple[str, str]:
         allowed=", ".join(f"{d.name} ({d.hardware or 'no profile'})" for d in found),
         next_step="give --hardware auto, or a new name for this machine",
     )  # fmt: skip
+
+
+def _as_reached(found: list[DetectedHardware], name: str) -> list[DetectedHardware]:
+    """Return the devices with one GPU only: the one torch runs on, which need not be the system's first.
+
+    A slice of a GPU has a name of its own, and so no profile; in a container the system may tell of no GPU at all.
+    """
+    own = next((d for d in found if d.kind == "gpu" and d.name == name), DetectedHardware("gpu", name, None))
+    return [own, *(d for d in found if d.kind != "gpu")]
 
 
 def new_id(name: str, kind: str) -> str:
@@ -189,6 +204,12 @@ def _begin(
     if unknown := sorted(set(request.dtypes) - set(DTYPE_WEIGHTS)):
         raise DtypeError("there is nothing to measure in these dtypes", received=", ".join(unknown),
                          allowed=", ".join(DTYPE_WEIGHTS), next_step="choose from these")  # fmt: skip
+    # What a plan needs is checked before anything takes time.
+    networks.check_names(request.models)
+    if request.only_models and not request.models:
+        raise GraphsError("--only-models has no networks to measure", next_step="name them with --models")
+    if request.like is not None:
+        fitted(request.like)
     report("measuring sustained peaks and bandwidth")
     found = measure_ceilings("cuda" if kind == "gpu" else "cpu", request.dtypes or DEFAULT_DTYPES[kind])
     for dtype, reason in found["left_out"].items():
@@ -235,8 +256,6 @@ def planned(request: Request, limits: Limits, kind: str, report: Report) -> list
     # Twice as many as expected to fit: the order is such that any prefix is balanced.
     rows = 0 if request.only_models else request.rows or int(2 * request.budget_s / _ROW_S[kind])
     if request.like is not None and rows:
-        from training.measure.active import most_telling
-
         shapes = networks.layer_shapes(dtypes, request.batches)
         drawn = make_plan(limits, min(4 * rows, 8000), request.seed, shapes, (), (), request.kinds or None)
         asked = [*asked, *most_telling(drawn, request.like, rows)]

@@ -128,14 +128,24 @@ def _closed(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[],
 
 
 def failure_of(error: BaseException, device: str) -> UnmeasurableError:
-    """Return what the runner is told of a failed call: `DeviceLostError` where a GPU answers nothing any more."""
-    reason = error.problem if isinstance(error, UnmeasurableError) else reason_of(error)
+    """Return what the runner is told of a failed call: `DeviceLostError` where nothing runs on a GPU any more."""
+    reason = error.problem if isinstance(error, UnmeasurableError) else reason_of(first_of(error))
     if device == "cuda":
         try:
             torch.cuda.synchronize()
+            # Gives back what an exhausted memory holds; and up to torch 2.11 it refuses for good after a capture that
+            # failed, as does every later capture.
+            torch.cuda.empty_cache()
         except RuntimeError as lost:
             return DeviceLostError(f"{reason}; the device does not answer since: {reason_of(lost)}")
     return UnmeasurableError(reason)
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the failure that came first, where ending a capture failed because of it."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    return error
 
 
 def reason_of(error: BaseException) -> str:
