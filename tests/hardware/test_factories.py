@@ -178,7 +178,7 @@ def test_the_registry_finds_by_family_vendor_and_power() -> None:
 
 def test_importing_the_package_reads_no_profile() -> None:
     code = "import sys, graphs; assert not [m for m in sys.modules if m.startswith('graphs.hardware')], sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_modules_say_what_they_offer() -> None:

@@ -192,7 +192,9 @@ CALLS: list[tuple[str, str, dict[str, Any]]] = [
 FIELDS = tuple(OperatorEstimates.__dataclass_fields__)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(picks=st.lists(st.integers(0, len(CALLS) - 1), min_size=1, max_size=30))
 def test_each_row_gets_the_answer_of_its_own_call(mapper: GPUMapper, picks: list[int]) -> None:
     calls = [CALLS[i] for i in picks]
@@ -205,7 +207,9 @@ def test_each_row_gets_the_answer_of_its_own_call(mapper: GPUMapper, picks: list
             assert a == b or (a != a and b != b), f"row {row} differs in {name}"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 40))
 def test_any_regressors_give_finite_positive_latencies(toy_profile: HardwareProfile, seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)

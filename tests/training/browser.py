@@ -56,7 +56,7 @@ def probe(page: str, folder: Path, width: int) -> dict[str, Any]:
     done = subprocess.run(
         [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1400,4000", "--dump-dom",
          path.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stderr[-500:]
@@ -72,6 +72,6 @@ def screenshot(page: str, folder: Path, width: int, height: int = 2000) -> bytes
     subprocess.run(
         [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}",
          f"--screenshot={png}", path.as_uri()],
-        capture_output=True, timeout=120, check=True,
+        capture_output=True, check=True,
     )  # fmt: skip
     return png.read_bytes()

@@ -83,6 +83,9 @@ def test_rows_of_two_fingerprints_are_not_pooled() -> None:
 
 
 def test_known_hardware_that_this_machine_is_not_is_refused(monkeypatch) -> None:
+    from graphs.hardware.detect import DetectedHardware
+
+    monkeypatch.setattr(session, "detect_hardware", lambda: [DetectedHardware("cpu", "Acme 9000", None)])
     with pytest.raises(UnknownHardwareError, match="not 'h100-pcie-80gb'"):
         chosen_hardware("h100-pcie-80gb", "cpu")
     with pytest.raises(UnknownHardwareError, match="small letters"):

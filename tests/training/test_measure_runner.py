@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
+import warnings
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from measure_fakes import FakeTimer
 
 from graphs.errors import GraphsError
 from training.dataset.store import read_manifest, read_ops
+from training.measure import journal
 from training.measure.errors import BusyFolderError, DeviceLostError, RunFolderError
 from training.measure.finish import ATTEMPTS, finish, write_profile
 from training.measure.journal import ROWS, Journal, only_writer
@@ -48,22 +50,52 @@ def what_matters(folder):
     return [(r["index"], r["what"], r["op"], r["dtype"], json.dumps(r["params"]), r["status"]) for r in rows]
 
 
-class Slow(FakeTimer):
-    """Slow enough that a kill falls into the middle of a run."""
+class Killed:
+    """Kills its own process as ``kill -9`` would, in the middle of the row so many rows from now.
+
+    Stages: while the operator is timed, before its line is written, after some bytes of it, after all of them and
+    before they are on the disk, and after that.
+    """
+
+    STAGES = 5
+
+    def __init__(self, row, stage, cut):
+        self.rows, self.stage, self.cut = row, stage, cut
+
+    def reached(self, stage):
+        if self.rows == 0 and stage == self.stage:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def time(self, entry):
-        time.sleep(0.0005)
-        return super().time(entry)
+        self.rows -= 1
+        self.reached(0)
+        return FakeTimer().time(entry)
+
+    def write(self, descriptor, data, whole=os.write):
+        self.reached(1)
+        if self.rows == 0 and self.stage == 2:
+            whole(descriptor, data[: int(self.cut * len(data))])
+        self.reached(2)
+        return whole(descriptor, data)
+
+    def fsync(self, descriptor, whole=os.fsync):
+        self.reached(3)
+        whole(descriptor)
+        self.reached(4)
 
 
-def _run_in_child(folder) -> int:
-    """Go on with a run in a process of its own; return its id."""
-    child = os.fork()
+def _run_in_child(folder, killed) -> int:
+    """Go on with a run in a process of its own until it is killed; return how it ended."""
+    with warnings.catch_warnings():
+        # Newer Pythons warn of threads, of which the child uses none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child:
-        return child
+        return os.waitpid(child, 0)[1]
     try:  # nothing of the test runner may happen in the child
         with only_writer(folder):
-            run(folder, {"op": Slow(), "model": Slow()})
+            journal.os = SimpleNamespace(write=killed.write, fsync=killed.fsync)
+            run(folder, {"op": killed, "model": killed})
         os._exit(0)
     except BaseException:
         os._exit(1)
@@ -76,20 +108,15 @@ def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one(tmp_path) 
         begun(folder, rows=600)
     measured(undisturbed)
     expected, rows, rng = len(what_matters(undisturbed)), killed / ROWS, random.Random(4)
-    for _ in range(10):
-        before = rows.stat().st_size if rows.is_file() else 0
-        child = _run_in_child(killed)
-        # Each start gets a little further; the moment of the kill is random within the rows that follow.
-        deadline = time.monotonic() + 30
-        while (rows.stat().st_size if rows.is_file() else 0) <= before and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0.0, 0.03))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+    finished = 0
+    for moment in range(10):
+        row, stage = rng.randint(1, 50), moment % Killed.STAGES
+        status = _run_in_child(killed, Killed(row, stage, rng.random()))
         assert os.WIFSIGNALED(status), "the run ended before it was killed"
-        assert before < rows.stat().st_size
-    done = rows.read_bytes().count(b"\n")
-    assert 10 <= done < expected
+        # All rows before the one in hand are there, and that one too if its line was written.
+        finished += row - (stage < 3)
+        assert rows.read_bytes().count(b"\n") == finished
+    assert 100 < finished < expected
     again = measured(killed)
     # What was finished is neither lost nor repeated.
     assert [r["index"] for r in again] == sorted({r["index"] for r in again})
