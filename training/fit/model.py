@@ -28,7 +28,7 @@ from graphs.ops.batch import OperatorGroup
 from training.dataset.store import file_hash
 from training.fit.chosen_margins import margins_for
 from training.fit.family import FittedFamily, fit_family
-from training.fit.prepare import Table, family_rows, machine_of, read_frame
+from training.fit.prepare import Table, family_rows, fittable, machine_of, read_frame
 
 Progress = Callable[[str], None]
 
@@ -98,7 +98,9 @@ def train_model(
         related, notes = Table.of(other), [*notes, *more]
     for note in notes:
         progress(note)
-    table = Table.of(frame)
+    table, thin = fittable(Table.of(frame))
+    for name, n in thin.items():
+        progress(f"{name} is left out, the default answers: {n} training rows are too few to learn from")
     order = sorted(table.groups, key=lambda name: -sum(len(g) for g in table.groups[name]))
     jobs = int(os.environ.get("GRAPHS_JOBS", "0")) or min(os.cpu_count() or 1, 2)
     progress(f"fitting {len(frame)} rows in {len(order)} families, {jobs} at a time")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from training.fit.transfer import carry_over
 
 #: Synthetic configurations a family.
 SYNTHETIC = 24_000
+#: A family with fewer training rows is not fitted: nothing could be said of its error.
+LEAST_ROWS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,33 @@ class Table:
         for group in ops.group_operators(frame["op"], frame["dtype"], frame["params"]):
             by_family.setdefault(group.kind.family, []).append(group)
         return cls(frame, by_family, virtual)
+
+
+def fittable(table: Table) -> tuple[Table, dict[str, int]]:
+    """Return a table without the families that cannot be cross-validated, and how many training rows those have.
+
+    Raises
+    ------
+    DataError
+        If none is left.
+    """
+    train = (table.frame["split"] == "train").to_numpy()
+    kept, thin = {}, {}
+    for name, groups in table.groups.items():
+        rows = np.concatenate([g.rows for g in groups])
+        own = table.frame.iloc[rows[train[rows]]]
+        folds = {fold_of(*row, FOLDS) for row in zip(own["op"], own["dtype"], own["params"], strict=True)}
+        if len(own) >= LEAST_ROWS and len(folds) > 1:
+            kept[name] = groups
+        else:
+            thin[name] = len(own)
+    if not kept:
+        raise DataError(
+            "no family of operators has enough rows to learn from",
+            received=", ".join(f"{name}: {n}" for name, n in thin.items()), allowed=f">= {LEAST_ROWS} training rows",
+            next_step="measure longer: graphs measure --budget 10m",
+        )  # fmt: skip
+    return replace(table, groups=kept), thin
 
 
 def machine_of(profile: HardwareProfile) -> Machine:
