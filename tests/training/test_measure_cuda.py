@@ -7,12 +7,13 @@ import subprocess
 import weakref
 from types import SimpleNamespace
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
 from fake_cuda import CAPTURING, ILLEGAL, FakeDevice, FakeNvml
 
-from training.measure import ceilings, environment, session
+from training.measure import ceilings, environment, on_a_gpu, session
 from training.measure.clocks import Clocks
 from training.measure.cuda import CudaTimer, allow_tf32
 from training.measure.errors import DeviceLostError, UnmeasurableError
@@ -358,3 +359,27 @@ def test_peaks_of_a_gpu_are_of_calls_in_a_row(monkeypatch) -> None:
     monkeypatch.setattr(ceilings, "time", SimpleNamespace(perf_counter=lambda: device.host_s))
     seconds = ceilings._repeated(lambda: device.launch(1e-3), "cuda", 0.5)
     assert seconds == pytest.approx(1e-3 + 30e-6 / 8, rel=1e-6)  # the first call's launch only
+
+
+FAKE_RUN = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--out") + 1])
+folder.mkdir(exist_ok=True)
+assert ("--resume" in sys.argv) is (folder / "run.json").is_file()
+(folder / "run.json").touch()
+rows = folder / "rows.jsonl"
+n = rows.read_bytes().count(b"\\n") if rows.is_file() else 0
+ends = int(sys.argv[sys.argv.index("--rows") + 1])
+with rows.open("ab") as file:
+    file.write(b"{}\\n" * min(2, ends - n))
+sys.exit(0 if n + 2 >= ends > 0 else 2)
+"""
+
+
+def test_a_campaign_starts_again_until_it_is_done_and_stops_where_nothing_comes(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(on_a_gpu, "_MEASURE", FAKE_RUN)
+    assert on_a_gpu.measured(tmp_path / "a", ("--rows", "7")) == 4
+    assert on_a_gpu.rows_in(tmp_path / "a") == 7
+    with pytest.raises(click.ClickException, match="no progress"):
+        on_a_gpu.measured(tmp_path / "b", ("--rows", "0"))
