@@ -13,10 +13,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from graphs.hardware.calibration.regressors.base import Array, Arrays, Classes
+from graphs.hardware.calibration.regressors.base import CHUNK, Array, Arrays, Classes
 
-#: Rows of one block of the kernel matrix, and its numbers.
-BLOCK_ROWS, BLOCK = 64, 65_536
+#: Points that distances are computed to at once: few large products, because each waits for all threads of the library.
+POINTS = 4096
+#: Numbers that the kernel is computed of at once, which stay in cache.
+BLOCK = 65_536
 #: Scale from which on a feature is constant as far as a process is concerned: it was so among its points.
 UNUSED_SCALE = 1e29
 _ROOT_3 = 3.0**0.5
@@ -109,19 +111,25 @@ class _Prepared:
         z[:, :-1] = (x[:, self.used] - self.shift) * self.factor
         norm = np.einsum("ij,ij->i", z[:, :-1], z[:, :-1])[:, None]
         out = np.zeros(len(x))
-        for begin in range(0, len(x), BLOCK_ROWS):
-            rows = slice(begin, begin + BLOCK_ROWS)
-            wide = BLOCK // len(z[rows])
-            for first in range(0, len(self.weights), wide):
-                part = slice(first, first + wide)
-                r = z[rows] @ self.points[:, part]
+        for begin in range(0, len(x), CHUNK):
+            rows = slice(begin, begin + CHUNK)
+            for first in range(0, len(self.weights), POINTS):
+                points = slice(first, first + POINTS)
+                r = z[rows] @ self.points[:, points]
                 r += norm[rows]
-                np.sqrt(np.maximum(r, 0.0, out=r), out=r)
-                decay = np.exp(-r)
-                r += 1.0
-                r *= decay
-                out[rows] += r @ self.weights[part]
+                step = max(1, BLOCK // r.shape[1])
+                for i in range(0, len(r), step):
+                    _matern(r[i : i + step])
+                out[rows] += r @ self.weights[points]
         return out
+
+
+def _matern(squares: NDArray[np.float32]) -> None:
+    """Replace 3 d^2 by (1 + r) exp(-r), r = sqrt(3) d, in place."""
+    r = np.sqrt(np.maximum(squares, 0.0, out=squares), out=squares)
+    decay = np.exp(-r)
+    r += 1.0
+    r *= decay
 
 
 @dataclass(frozen=True, slots=True)
