@@ -50,6 +50,8 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
               help="batch sizes of the networks' layers")  # fmt: skip
 @click.option("--rows", type=click.IntRange(min=1), help="measure so many configurations, whatever it takes")
 @click.option("--like", help="choose configurations where the fitted model of this other hardware is least sure")
+@click.option("--extend", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="folder of this hardware's data: time a sample of it again, then what it is short of")  # fmt: skip
 @click.option(
     "--device",
     type=click.Choice(["cpu", "gpu", "cuda"]),
@@ -64,7 +66,8 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 def measure(
     hardware: str, out: Path | None, budget: str, resume: bool, models: tuple[str, ...], only_models: bool,
     whole_models: bool, threads: int | None, dtypes: tuple[str, ...], batches: tuple[int, ...], rows: int | None,
-    like: str | None, device: str | None, seed: int, note: str, check: bool, calibration: str | None, as_json: bool,
+    like: str | None, extend: Path | None, device: str | None, seed: int, note: str, check: bool,
+    calibration: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure operators on this machine, for `graphs train`.
 
@@ -83,7 +86,7 @@ def measure(
     request = Request(
         hardware=hardware, out=out, budget_s=budget_seconds(budget), resume=resume, models=models, whole=whole_models,
         threads=threads, rows=rows, seed=seed, dtypes=dtypes, batches=batches, only_models=only_models, like=like,
-        device=device, note=note,
+        device=device, note=note, extends=extend,
     )  # fmt: skip
     summary = run_session(request, report)
     if as_json:
@@ -97,8 +100,12 @@ def _told(summary: dict[str, Any]) -> str:
     floor = (
         f"{100 * noise['median']:.1f} % median over {noise['n']} retests" if noise["n"] else "not known (no retests)"
     )
-    out, profile = summary["out"], summary["profile"]
-    return (
+    out, profile, also = summary["out"], summary["profile"], ""
+    if (a := summary.get("agreement")) is not None:
+        known = a["difference"] is not None and a["noise"] is not None
+        said = f"{100 * a['difference']:.1f} % apart (noise {100 * a['noise']:.1f} %)" if known else "not comparable"
+        also = f"{a['rows']} rows timed again: {said}; they may {'' if a['pool'] else 'NOT '}be pooled\n"
+    return also + (
         f"{summary['rows']} operators and {summary['models']} models of {summary['hardware']}"
         f" in {summary['took_s']:.0f} s ({summary['failed']} failed); noise floor {floor}\n"
         f"data set: {out}; profile: {profile}\n"

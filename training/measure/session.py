@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import Any
 from graphs.errors import DtypeError, GraphsError, UnknownHardwareError
 from graphs.hardware.detect import DetectedHardware, cpu_identity, detect_hardware
 from graphs.hardware.profile import load_profile
-from training.measure import networks
+from training.dataset.store import read_manifest, read_ops
+from training.measure import extend, networks
 from training.measure.active import fitted, most_telling
 from training.measure.ceilings import measure_ceilings
 from training.measure.environment import differences, fingerprint, record
 from training.measure.errors import RunFolderError
 from training.measure.finish import finish, write_profile
-from training.measure.journal import Journal, only_writer
+from training.measure.journal import Journal, only_writer, write_whole
 from training.measure.plan import DTYPE_WEIGHTS, Entry, Limits, config_key, make_plan
 from training.measure.runner import run
 
@@ -50,6 +52,12 @@ class Request:
         Empty `dtypes`: those that the device runs without emulation.
     only_models : bool
         Nothing but the operators of `models`.
+    like : str or None
+        Hardware whose fitted model chooses the configurations.
+    kinds : tuple of str
+        Operator kinds; all if empty.
+    extends : Path or None
+        Data set of this hardware: a sample of it is timed again, then what it is short of.
     """
 
     hardware: str
@@ -68,6 +76,7 @@ class Request:
     device: str | None = None
     note: str = ""
     kinds: tuple[str, ...] = ()
+    extends: Path | None = None
 
 
 def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]:
@@ -102,7 +111,16 @@ def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]
         rows = run(request.out, timers(kind, environment), None if request.rows else request.budget_s, report)
         summary = finish(request.out, rows)
         profile = write_profile(request.out, hardware, about["environment"], about["ceilings"])
+        if about.get("extends"):
+            summary["agreement"] = _agreement(Path(about["extends"]), request.out)
     return {"hardware": hardware, "out": str(request.out), "profile": str(profile), **summary}
+
+
+def _agreement(old: Path, new: Path) -> dict[str, Any]:
+    """Compare a run with the data set it extends, and write down the outcome."""
+    found = extend.agreement(*(read_ops(folder / "ops.parquet").frame for folder in (old, new)))
+    write_whole(new / extend.AGREEMENT, json.dumps(found | {"with": str(old)}, indent=1) + "\n")
+    return found
 
 
 def chosen_hardware(asked: str, device: str | None) -> tuple[str, str]:
@@ -210,6 +228,9 @@ def _begin(
         raise GraphsError("--only-models has no networks to measure", next_step="name them with --models")
     if request.like is not None:
         fitted(request.like)
+    if request.extends is not None and (of := read_manifest(request.extends)["hardware"]) != hardware:
+        raise RunFolderError(f"the data in '{request.extends}' are of other hardware", received=hardware, allowed=of,
+                             next_step="extend the data of this machine, or leave out --extend")  # fmt: skip
     report("measuring sustained peaks and bandwidth")
     found = measure_ceilings("cuda" if kind == "gpu" else "cpu", request.dtypes or DEFAULT_DTYPES[kind])
     for dtype, reason in found["left_out"].items():
@@ -220,6 +241,7 @@ def _begin(
     about = {
         "hardware": hardware, "environment": environment, "fingerprint": fingerprint(environment), "ceilings": found,
         "seed": request.seed, "models": list(request.models), "like": request.like,
+        "extends": str(request.extends) if request.extends is not None else None,
         "note": request.note or "Steady state over rotating buffer sets; warm_us: one set; see docs/measuring.md",
     }  # fmt: skip
     journal.begin(about, planned(request, limits_of(request.budget_s, environment, found), kind, report))
@@ -252,6 +274,9 @@ def planned(request: Request, limits: Limits, kind: str, report: Report) -> list
                 most -= cost
         report(f"  {len(models)} whole models")
     asked = networks.operators_of(request.models, dtypes, request.batches) if request.models else []
+    if request.extends is not None:
+        old = read_ops(request.extends / "ops.parquet").frame
+        asked = [*extend.asked(old, limits, request.seed), *asked]
     wanted = {config_key(*row) for row in asked}
     # Twice as many as expected to fit: the order is such that any prefix is balanced.
     rows = 0 if request.only_models else request.rows or int(2 * request.budget_s / _ROW_S[kind])
