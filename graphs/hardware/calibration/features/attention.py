@@ -66,7 +66,9 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         log2(group.flops / machine.peak_flops_per_s(fused_dtype))
         - log2(machine.attainable_s(group.flops, group.bytes, group.dtype)),
     )
-    add_processor(c, group, machine, b * h * s * d * group.itemsize, b * h * s * d, b * h * ceil_div(s, 32))
+    # a thread takes blocks of queries, the larger the more of them there are
+    block = np.where(s >= 768, 256.0, np.where(s >= 192, 64.0, 32.0))
+    add_processor(c, group, machine, b * h * s * d * group.itemsize, b * h * s * d, b * h * ceil_div(s, block), 1.0)
     return c.result()
 
 
@@ -92,7 +94,7 @@ def build_decode(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arr
     copied = np.where(unfused, 2 * b * h * skv * d * group.itemsize, 0.0)
     c.log("copied_us", 0.1 + 1e6 * copied / machine.bandwidth_bytes_per_s)
     c.add("lg_copied_over_l2", np.where(unfused, log2(copied / machine.l2_bytes), 0.0))
-    add_processor(c, group, machine, b * hkv * skv * d * group.itemsize, b * hkv * skv * d, b * h)
+    add_processor(c, group, machine, b * h * s * d * group.itemsize, b * hkv * skv * d, b * h, 1.0)
     return c.result()
 
 

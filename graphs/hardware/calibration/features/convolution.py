@@ -105,7 +105,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.log("k_steps_padded", steps)
     c.add("lg_padded_work", log2(steps * 64 / group.itemsize / (cg * g.kh * g.kw)) + log2(ceil_div(og, 64) * 64 / og))
     c.add("wide_image", (g.wo >= 64).astype(float))
-    add_processor(c, group, machine, np.maximum(g.outputs, g.inputs) * group.itemsize, g.outputs)
+    _add_processor(c, group, g, machine)
     return c.result()
 
 
@@ -141,7 +141,7 @@ def build_depthwise(group: OperatorGroup, machine: Machine) -> tuple[list[str], 
     c.add("last_c_align", np.where(last, alignment(g.c, 64), 0.0))
     c.add("taps_per_byte", log2(g.kh * g.kw / group.itemsize))
     c.log("row_bytes", np.where(last, g.c, g.wo) * group.itemsize)
-    add_processor(c, group, machine, np.maximum(g.outputs, g.inputs) * group.itemsize, g.outputs)
+    _add_processor(c, group, g, machine)
     return c.result()
 
 
@@ -161,3 +161,27 @@ def _add_shape(c: Columns, group: OperatorGroup, g: Geometry) -> None:
     c.add("wo_align", alignment(g.wo, 16))
     c.add("lg_in_over_out", log2(g.inputs) - log2(g.outputs))
     c.add("lg_weights_over_in", log2(g.weights) - log2(g.inputs))
+
+
+#: Input elements of one image up to which the framework convolves with its own kernel (at::native use_mkldnn), and
+#: channels in a block of the vendor library's layout (16 lanes of single precision).
+_OWN_KERNEL, _BLOCK = 20480.0, 16.0
+
+
+def _add_processor(c: Columns, group: OperatorGroup, g: Geometry, machine: Machine) -> None:
+    """Add the columns of a CPU: the library blocks planar tensors on the way in and out, weights at every call."""
+    if machine.kind != "cpu":
+        return
+    small = (g.n == 1) & (g.inputs <= _OWN_KERNEL) & ((g.kh <= 3) | (g.kw <= 3))
+    own = (group.dtype == "fp32") & (g.groups == 1) & small
+    size, planar = group.itemsize, ~own & ~channels_last(group)
+    wide_c, wide_o = ceil_div(g.c, _BLOCK) * _BLOCK / g.c, ceil_div(g.o, _BLOCK) * _BLOCK / g.o
+    # up to three channels are read as they are
+    source = np.where(planar & (g.c > 3), g.inputs * wide_c * size, 0.0)
+    target = np.where(planar, g.outputs * wide_o * size, 0.0)
+    weights = np.where(own, 0.0, g.weights * size)
+    reorder_s = 2.0 * (source + target + weights) / machine.bandwidth_bytes_per_s
+    roofline_s = machine.attainable_s(group.flops, group.bytes, group.dtype)
+    c.add("own_kernel", own)
+    c.add("lg_reorder_over_roofline", log2(1.0 + reorder_s / (roofline_s + 1e-6)))
+    add_processor(c, group, machine, g.outputs * size, g.outputs, scratch=(source, target, weights))

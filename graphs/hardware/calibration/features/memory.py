@@ -61,7 +61,8 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         waves, busy = fill(ceil_div(numel, per_block), 8.0 * machine.units)
         c.add(f"lg_waves_{per_block}", waves)
         c.add(f"busy_{per_block}", np.where(waves > 5, 1.0, busy))
-    add_processor(c, group, machine, numel * size, numel)
+    # parts of a concatenation are copied one after another
+    add_processor(c, group, machine, numel * size, numel / parts)
     return c.result()
 
 

@@ -5,6 +5,7 @@ Columns are added for CPUs alone, after all others, so that the fitted models of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,29 +26,44 @@ CORE_CACHE = 2.0**21
 
 
 def add_processor(
-    c: Columns, group: OperatorGroup, machine: Machine, result_bytes: Any, elements: Any, pieces: Any = np.inf
+    c: Columns,
+    group: OperatorGroup,
+    machine: Machine,
+    result_bytes: Any,
+    elements: Any,
+    pieces: Any = np.inf,
+    grain: Any = GRAIN,
+    scratch: Sequence[Any] = (),
 ) -> None:
     """Add the columns of a CPU; nothing for other machines.
 
     Parameters
     ----------
     result_bytes : (n,) float64
-        Bytes of the largest tensor that the call allocates.
+        Bytes of the result.
     elements : (n,) float64
         Elements that its loops walk over.
     pieces : (n,) float64, optional
         Independent parts that threads share out, where they are fewer than elements.
+    grain : (n,) float64, optional
+        Elements below which the loop stays on one thread.
+    scratch : sequence of (n,) float64, optional
+        Bytes of each further buffer that the call allocates.
     """
     if machine.kind != "cpu":
         return
-    result: Array = np.asarray(result_bytes, dtype=np.float64)
-    # the allocator adds a header and alignment to what is asked for
-    fresh = result > MAPPED_BYTES - 256.0
-    fault_s = np.where(fresh, result * FAULT_S_PER_BYTE, 0.0)
+    fault_s = sum(fresh_bytes(size) for size in (result_bytes, *scratch)) * FAULT_S_PER_BYTE
     roofline_s = machine.attainable_s(group.flops, group.bytes, group.dtype)
-    c.add("fresh", fresh)
+    c.add("fresh", fault_s > 0)
     c.add("lg_fresh_over_roofline", log2(1.0 + fault_s / (roofline_s + 1e-6)))
-    threads = np.minimum(np.minimum(float(machine.units), ceil_div(elements, GRAIN)), pieces)
+    threads = np.minimum(np.minimum(float(machine.units), ceil_div(elements, grain)), pieces)
     c.log("threads", threads)
     c.log("elements_per_thread", elements / threads)
     c.add("lg_thread_bytes_over_cache", np.clip(log2(group.bytes / threads / CORE_CACHE), -6.0, 6.0))
+
+
+def fresh_bytes(size: Any) -> Array:
+    """Return the bytes of a buffer that are mapped anew at every call: all or none."""
+    size = np.asarray(size, dtype=np.float64)
+    # the allocator adds a header and alignment to what is asked for
+    return np.where(size > MAPPED_BYTES - 256.0, size, 0.0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from graphs.hardware.calibration.features.columns import Array, Columns, add_common, alignment, ceil_div, fill, log2
 from graphs.hardware.calibration.features.machine import Machine
-from graphs.hardware.calibration.features.processor import add_processor
+from graphs.hardware.calibration.features.processor import GRAIN, add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("softmax", "layernorm", "rmsnorm", "sum", "mean", "cumsum")
@@ -51,9 +51,17 @@ def _add_processor(c: Columns, group: OperatorGroup, machine: Machine, rows: Arr
     if group.kind.name in ("sum", "mean"):  # may split a row, and allocate next to nothing
         add_processor(c, group, machine, rows * group.itemsize, rows * cols)
         return
-    # the composite norm keeps single-precision intermediates of the input's size
-    wide = np.maximum(group.itemsize, 4.0) if group.kind.name == "rmsnorm" else group.itemsize
-    add_processor(c, group, machine, rows * cols * wide, rows * cols, rows)
+    grain: Array | float = GRAIN
+    scratch: tuple[Array, ...] = ()
+    if group.kind.name == "rmsnorm":
+        # a composite: the square and the product in single precision, and half precision widened first
+        wide = rows * cols * np.maximum(group.itemsize, 4.0)
+        scratch = (wide, wide, np.where(group.itemsize < 4, wide, 0.0))
+    elif group.kind.name == "softmax":
+        grain = np.maximum(np.floor(GRAIN / (16.0 * cols)), 1.0) * cols
+    elif group.kind.name == "layernorm":
+        grain = 1.0
+    add_processor(c, group, machine, rows * cols * group.itemsize, rows * cols, rows, grain, scratch)
 
 
 def _kernel(

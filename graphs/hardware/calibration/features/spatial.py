@@ -16,7 +16,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
-from graphs.hardware.calibration.features.processor import add_processor
+from graphs.hardware.calibration.features.processor import GRAIN, add_processor
 from graphs.ops.batch import OperatorGroup
 
 OPS = ("batchnorm", "groupnorm", "maxpool2d", "avgpool2d", "adaptive_avgpool2d", "upsample2d")
@@ -68,5 +68,12 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     waves, busy = fill(planes, 4.0 * machine.units)
     c.add("planes_busy", np.where(waves > 5, 1.0, busy))
     c.add("plane_pad_512", plane / (ceil_div(plane, 512) * 512))
-    add_processor(c, group, machine, outputs * group.itemsize, np.maximum(outputs, planes * plane))
+    # Norms and pools share out planes (channels-last: pixels) however small they are; the maximum comes with indices.
+    shared = np.where(groups > 1, n * groups, np.where(last, n * np.where(wo * ho == 1, 1.0, ho * wo), planes))
+    if name == "avgpool2d":
+        shared = outputs
+    grain = GRAIN if name == "upsample2d" else 1.0
+    indices = (8.0 * outputs,) if name == "maxpool2d" else ()
+    elements = np.maximum(outputs, planes * plane)
+    add_processor(c, group, machine, outputs * group.itemsize, elements, shared, grain, indices)
     return c.result()
