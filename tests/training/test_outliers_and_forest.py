@@ -90,9 +90,18 @@ def test_few_rows_bring_a_forest_and_length_scales_of_each_fold() -> None:
     assert kept.without(small, y, part) is kept
 
 
-def test_only_the_named_families_distrust_slow_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_only_the_named_families_distrust_slow_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(60)
     y = np.log(rows.latency_s)
     assert recipes_for(rows, y, 0)[-1].tail is None  # type: ignore[attr-defined]
     monkeypatch.setitem(fitting.SLOW_OUTLIERS, "none", 2.0)
     assert recipes_for(rows, y, 0)[-1].tail == 2.0  # type: ignore[attr-defined]
+
+
+def test_processors_distrust_slow_rows_of_every_family_without_further_folds_of_length_scales() -> None:
+    rows = rows_of(SMALL_FAMILY)
+    processor = replace(rows, names=(*rows.names[:-1], "lg_threads"))
+    y = np.log(rows.latency_s)
+    assert recipes_for(rows, y, 0)[-1].tail is None  # type: ignore[attr-defined]
+    fitted = recipes_for(processor, y, 0)[-1]
+    assert (fitted.tail, fitted.nested) == (fitting.PROCESSOR_OUTLIERS, False)  # type: ignore[attr-defined]

@@ -41,6 +41,8 @@ SMALL_FAMILY = 600
 #: Families whose processes distrust slow outliers, and how many standard deviations they are believed for.  Their
 #: length scales adapt to single rows more than others', so they too get their own in each fold.
 SLOW_OUTLIERS = {"conv2d": 1.5, "dwconv2d": 1.5}
+#: The same for every family on processors: their clock, other tenants and threads woken late slow single calls down.
+PROCESSOR_OUTLIERS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +207,9 @@ class _Processes:
         hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed)
         # A partition in which no class has enough rows is the joint process again.
         useful = tuple(name for name in labels if any(key[0] == name for key in hyper))
-        tail = SLOW_OUTLIERS.get(rows.family)
-        return cls(hyper, useful, seed, tail is not None or bool(rows.train.sum() < SMALL_FAMILY), tail)
+        nested = rows.family in SLOW_OUTLIERS or bool(rows.train.sum() < SMALL_FAMILY)
+        tail = SLOW_OUTLIERS.get(rows.family, PROCESSOR_OUTLIERS if "lg_threads" in rows.names else None)
+        return cls(hyper, useful, seed, nested, tail)
 
     def without(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> _Processes:
         if not self.nested:
