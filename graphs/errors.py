@@ -78,12 +78,19 @@ class MissingExtraError(GraphsError, ImportError):
     """An optional dependency is not installed."""
 
 
+#: Names that an error lists where none is near.
+SHOWN = 24
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return a short phrase with the names nearest to `name`; where none is near `otherwise`, or all of them.
+    """Return a short phrase with the names nearest to `name`; where none is near `otherwise`, or the first of them.
 
     >>> nearest("h100", ["h100-sxm", "xeon-16c"])
     'h100-sxm'
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    return ", ".join(near) if near else otherwise or ", ".join(names)
+    if near or otherwise:
+        return ", ".join(near) or otherwise
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

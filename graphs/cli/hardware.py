@@ -167,6 +167,16 @@ def _details(p: HardwareProfile) -> dict[str, Any]:
         "measured_peaks": figures(p.measured_peaks),
         "measured_bandwidth": figures({"it": p.measured_bandwidth})["it"] if p.measured_bandwidth else None,
         "tdp_w": figures({"it": p.tdp_w})["it"] if p.tdp_w else None,
+        "thermal_profiles": {
+            name: {
+                "default": name == p.default_thermal_profile,
+                "peaks": figures(t.peaks),
+                "bandwidth": figures({"it": t.bandwidth})["it"],
+                "clock_hz": t.clock_hz,
+                "note": t.note,
+            }
+            for name, t in p.thermal.items()
+        },
         "sources": p.sources,
         "notes": list(p.notes),
         "model": p.model,
@@ -199,6 +209,10 @@ def _page(p: HardwareProfile, d: dict[str, Any]) -> str:
         add(f"cache {cache}", si(size, "B"), p.sources.get("cache_bytes", ""))
     if p.tdp_w is not None:
         add("power limit", si(p.tdp_w.value, "W"), p.tdp_w.source, p.tdp_w.note)
+    for name, t in p.thermal.items():
+        default = "the default" if name == p.default_thermal_profile else ""
+        ceilings = [f"{dtype} {si(f.value, 'FLOP/s')}" for dtype, f in t.peaks.items() if not dtype.startswith("int")]
+        add(f"mode {name}", si(t.bandwidth.value, "B/s"), ", ".join(ceilings), default, t.note)
     state = d["calibration"]
     if d["rows"]:
         held_out, left_out = d["held_out_median_ape"], d["left_out_models_median_ape"]

@@ -109,14 +109,14 @@ class HardwareProfile:
     model: str | None = None
     data: str | None = None
     related: str | None = None
-    calibration: dict[str, Any] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    calibration: dict[str, Any] = field(default_factory=dict, repr=False)
+    sources: dict[str, str] = field(default_factory=dict, repr=False)
+    aliases: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
     family: str = ""
     tdp_w: Figure | None = None
     subgraph_model: str | None = None
-    thermal: dict[str, ThermalProfile] = field(default_factory=dict)
+    thermal: dict[str, ThermalProfile] = field(default_factory=dict, repr=False)
     default_thermal_profile: str = ""
 
     @property
@@ -348,6 +348,6 @@ def load_profile(hardware: str) -> HardwareProfile:
     raise UnknownHardwareError(
         "unknown hardware" if path.suffix != ".json" else "there is no such profile file, and no hardware of its name",
         received=asked,
-        allowed=nearest(hardware, files, f"one of {len(files)} ids, such as h100-sxm, i7-12700k, xeon-16c"),
+        allowed=nearest(hardware.lower(), files, f"one of {len(files)} ids, such as h100-sxm, i7-12700k, xeon-16c"),
         next_step="`graphs hardware` lists all; a path to your own profile.json works too",
     )

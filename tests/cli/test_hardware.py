@@ -115,6 +115,7 @@ def test_every_machine_has_a_page(name: str) -> None:
     page = command._page(p, command._describe(p))
     assert all(note in page for note in p.notes)
     assert all(f"peak {d} " in page for d in p.peaks)
+    assert all(f"mode {name} " in page and t.note in page for name, t in p.thermal.items())
     assert all(f.note in page for f in (*p.peaks.values(), *p.measured_peaks.values(), p.bandwidth))
 
 
@@ -124,6 +125,14 @@ def test_the_page_as_json() -> None:
     assert d["ridge_points_flop_per_byte"]["fp32"] == pytest.approx(1.28e12 / 68e9)
     assert d["measured_bandwidth"]["value"] == d["measured_bandwidth_bytes_per_s"] == 50.4e9
     assert d["notes"]
+
+
+def test_power_modes_as_json() -> None:
+    modes = json.loads(run("jetson-orin-agx", "--json").output)["thermal_profiles"]
+    assert set(modes) == {"15w", "30w", "50w", "maxn"}
+    assert [name for name, m in modes.items() if m["default"]] == ["maxn"]
+    assert modes["30w"]["peaks"]["fp16"]["value"] < modes["50w"]["peaks"]["fp16"]["value"]
+    assert json.loads(run("t4", "--json").output)["thermal_profiles"] == {}
 
 
 def test_an_unknown_id_gets_the_nearest() -> None:

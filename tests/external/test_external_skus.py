@@ -13,12 +13,13 @@ from threadpoolctl import threadpool_limits
 
 import graphs
 from graphs.errors import UnknownHardwareError
+from graphs.hardware import assets
 from graphs.hardware.calibration.artifact import load_model
 from graphs.hardware.calibration.calibration import load_calibration
 from graphs.hardware.mappers.registry import create_mapper
 from graphs.hardware.profile import load_profile
 from training.external.compact import shrink
-from training.external.ship import ship
+from training.external.ship import profile_of, ship
 from training.external.skus import find, skus
 from training.fit.trees import fit_trees
 
@@ -40,6 +41,13 @@ def test_every_fitted_sku_is_one_that_can_be_fitted_again() -> None:
     assert set(SHIPPED) <= set(skus())
     with pytest.raises(UnknownHardwareError, match=r"t4\+torch2.1"):
         find("t4+torch9")
+
+
+@pytest.mark.parametrize("name", sorted(skus()))
+def test_shipped_profiles_are_those_that_a_fit_would_write(name: str) -> None:
+    path = assets.find_asset(f"profiles/{name}.json")
+    assert path is not None
+    assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(profile_of(find(name))))
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import graphs
-from graphs.errors import OperatorParameterError, ProfileError, UnknownOperatorError
+from graphs.errors import OperatorParameterError, ProfileError, UnknownHardwareError, UnknownOperatorError
 from graphs.hardware import assets
 from graphs.hardware.calibration import (
     CalibrationMetadata,
@@ -109,6 +110,23 @@ def test_api_objects(i7: HardwareCalibration) -> None:
     assert i7.metadata.source
     assert all(isinstance(p, OperationCalibration) for p in i7.operations)
     assert [p.flops for p in i7.operations] == [2 * s**3 for s in POINTS]
+
+
+def test_a_calibration_prints_its_points_and_not_its_arrays(i7: HardwareCalibration) -> None:
+    assert "0.7297" in repr(i7)
+    assert len(repr(i7)) < 1000
+
+
+def test_a_missing_file_is_called_missing() -> None:
+    with pytest.raises(UnknownHardwareError, match=r"no file 'nosuch\.json'"):
+        load_calibration("nosuch.json")
+
+
+def test_an_error_lists_a_few_names_not_all() -> None:
+    with pytest.raises(UnknownHardwareError) as caught:
+        load_calibration("zzz")
+    assert str(caught.value).count(",") < 30
+    assert re.search(r"and \d+ more", str(caught.value))
 
 
 def test_other_shapes_of_the_same_work_are_other_queries(i7: HardwareCalibration) -> None:

@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 
 from graphs.errors import DataError
+from graphs.hardware.calibration import load_calibration
 from graphs.hardware.profile import load_profile
-from training.subgraphs import fit
+from training.subgraphs import fit, process
 from training.subgraphs.dataset import FILE, Subgraphs, read_subgraphs
 from training.subgraphs.report import tables
 from training.subgraphs.shapes import read_nodes
+from training.subgraphs.train import train_subgraphs
 
 SHAPES = Path(__file__).parents[2] / "data" / "fx-shapes"
 MODELS = ("resnet18", "resnet34", "mobilenet_v2", "vgg11")
@@ -103,7 +105,7 @@ def test_a_slow_run_is_left_out_of_the_fit_and_still_scored(data: Subgraphs) -> 
 
 
 def test_left_out_models_are_predicted_from_the_others(data: Subgraphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "HYPER_ROWS", 40)
+    monkeypatch.setattr(process, "HYPER_ROWS", 40)
     held = fit.hold_out(data, "model")
     clean = (data.frame["campaign"] == "i7_12700K").to_numpy()
     good = fit.score(data, held.latency_s, clean)
@@ -131,3 +133,21 @@ def test_tables_of_two_ranges_are_learned_on_other_models_only(data: Subgraphs) 
     changed = data.frame.assign(latency_s=np.where(test, 1e3, data.frame["latency_s"]))
     again = tables(Subgraphs(changed, data.described), profile, test, ranges=True)
     np.testing.assert_array_equal(two[test], again[test])
+
+
+def test_a_trained_folder_answers_as_a_calibration(
+    data: Subgraphs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process, "HYPER_ROWS", 40)
+    monkeypatch.setattr(process, "HYPER_STEPS", 20)
+    folder = tmp_path / "new"
+    card = train_subgraphs(data, load_profile("i7-12700k"), folder)
+    assert "intel_core_i7_12700k//fp32/resnet34/1" in card
+    calibration = load_calibration(folder)
+    assert calibration.profile.id == "i7-12700k"
+    known = [d for d in data.described if d.flops > 1e6][:20]
+    answer = calibration.subgraphs.answer(known, "fp32") if calibration.subgraphs else None
+    assert answer is not None
+    truth = [synthetic_latency_s(d.flops, d.nbytes, d.nodes) for d in known]
+    np.testing.assert_allclose(answer.latency_s, truth, rtol=0.1)
+    assert (answer.low_s <= answer.latency_s).all()

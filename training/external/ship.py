@@ -25,6 +25,7 @@ from graphs.hardware.roofline import DEFAULT_EFFICIENCY
 from training.external.baselines import affine, neighbours
 from training.external.compact import Measured, fit_final, fit_twin
 from training.external.skus import Sku, files, find, measured
+from training.external.source import AICONFIGURATOR
 from training.fit.prepare import machine_of
 from training.validate.metrics import metrics
 
@@ -32,6 +33,13 @@ Array = NDArray[np.float64]
 
 #: What a profile of a machine alone holds that is not true of the machine with another software.
 _OWN = ("aliases", "data", "related", "model", "measured", "calibration")
+#: What the profile of an AIConfigurator SKU says of what its model leaves out.
+LIMITS = (
+    "The fitted model answers bf16 linear layers and bf16 attention over all keys (causal prompts and decoding steps)."
+    " The source also measured fp8 and sliding windows; docs/validation scores models of them, but none is shipped:"
+    " fp8 is answered by the 20 % default where the machine has such units, and an attention with a window is no"
+    " operator here."
+)
 
 
 def ship(name: str, data: Path | None, out: Path, seed: int = 0) -> dict[str, Any]:
@@ -98,6 +106,8 @@ def profile_of(sku: Sku) -> dict[str, Any]:
         f"The machine is that of '{sku.base}'; the fitted model is of {software} as {sku.source.title} measured it"
         f" ({sku.source.method}).",
     ]
+    if sku.source is AICONFIGURATOR:
+        notes.append(LIMITS)
     if aliases:
         notes.append("Measured on the 32 GB card; the 16 GB card has the same units, clocks and bandwidth.")
     return raw | {

@@ -22,8 +22,10 @@ metrics: [median_ape, mape]
 
 Predicts the latency of a fused subgraph (convolution + batch norm + activation, squeeze-excite, attention block ...)
 from the exact shapes of its operators: `latency = cost * exp(prediction)`, where the cost is a non-negative sum of
-seconds per node, FLOP and byte, and the prediction is a Gaussian process over {report["points"]} distinct subgraphs.
-Subgraphs without FLOP are learned as latencies like all others.
+seconds per node, FLOP and byte, and the prediction is a Gaussian process over {report["points"]} distinct subgraphs:
+one that the settings of a precision share, and one of each setting's own. Its length scales are those of the marginal
+likelihood times {report["length_scales_shortened"]:g}, the factor that predicts whole networks best. Subgraphs without
+FLOP are learned as latencies like all others.
 
 Source: {report["source"]}. Campaigns {", ".join(report["campaigns"])}.
 No measured row is part of this package. Rebuild it with `{report["command"]}`.

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from graphs.hardware.calibration.subgraph_model import LEAST_COST_S, Setting, SubgraphModel, costs, domains_of, outside
 from graphs.hardware.profile import HardwareProfile
 from graphs.hardware.roofline import DEFAULT_EFFICIENCY
-from training.fit.gp import Hyperparameters, fit_gp, fit_hyperparameters
 from training.subgraphs.dataset import Subgraphs
+from training.subgraphs.process import Processes, fit_processes
 
-#: Rows that the length scales are fitted on, afresh in every fold.
-HYPER_ROWS = 500
+#: Rounds of the cost's fit, and the relative error from which a row counts less.
+ROUNDS, TRUSTED = 4, 0.2
 #: A run is left out of the fit where the same run of another campaign took this much less time (median ratio) ...
 TWIN_RATIO = 1.15
 #: ... or where its element-wise subgraphs at batch 1 lie this far above all others (median log residual).
@@ -34,18 +33,15 @@ LEVEL = 0.9
 class Fitted:
     """What is fitted on some rows: one setting each, over points that they share."""
 
-    points: NDArray[np.float32]
-    hyper: Hyperparameters
+    processes: Processes
     settings: dict[tuple[str, str], Setting]
     domains: dict[str, dict[str, Any]]
     left_out: Counter[str]
 
     def model(self, hardware: str, thermal: str, header: dict[str, Any]) -> SubgraphModel:
         """Return the model that answers queries."""
-        scale = np.where(np.isfinite(self.hyper.scale), self.hyper.scale, 1e30)
-        return SubgraphModel(
-            hardware, thermal, self.points, self.hyper.shift, scale, self.settings, self.domains, header
-        )
+        p = self.processes
+        return SubgraphModel(hardware, thermal, p.points, p.shift, p.scale, self.settings, self.domains, header)
 
 
 def fit_settings(data: Subgraphs, rows: NDArray[np.bool_], seed: int = 0) -> Fitted:
@@ -63,47 +59,45 @@ def fit_settings(data: Subgraphs, rows: NDArray[np.bool_], seed: int = 0) -> Fit
 
     latency = frame["latency_s"].to_numpy()
     names = sorted(set(zip(frame["precision"], frame["thermal"], strict=True)))
-    targets: dict[tuple[str, str], tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]] = {}
-    for name in names:
+    residuals = np.full((len(names), len(distinct)), np.nan)
+    cost = {}
+    for name, row in zip(names, residuals, strict=True):
         mine = kept & (frame["precision"] == name[0]).to_numpy() & (frame["thermal"] == name[1]).to_numpy()
-        cost = fit_cost(table[key[mine]], latency[mine])
-        residual = np.log(latency[mine] / np.maximum(table[key[mine]] @ cost, LEAST_COST_S))
+        cost[name] = fit_cost(table[key[mine]], latency[mine])
+        residual = np.log(latency[mine] / np.maximum(table[key[mine]] @ cost[name], LEAST_COST_S))
         points, inverse = np.unique(point_of[key[mine]], return_inverse=True)
         # one point each distinct subgraph, at the mean of its repeats: what the process cannot tell apart
-        targets[name] = (cost, np.bincount(inverse, residual) / np.bincount(inverse), points)
-    # the length scales of the last setting serve all: fp32 at full power, the calmest
-    _, y, points = targets[names[-1]]
-    hyper = _hyperparameters(distinct[points], y, seed)
-    settings = {}
-    for name, (cost, y, points) in targets.items():
-        process = fit_gp(distinct[points], y, hyper)
-        weights = np.zeros(len(distinct))
-        weights[points] = process.weights
-        settings[name] = Setting(cost, weights, process.mean, {})
-    scale = np.where(np.isfinite(hyper.scale), hyper.scale, 1e30)
-    stored = ((distinct - hyper.shift) / scale).astype(np.float32)
-    return Fitted(stored, hyper, settings, domains_of([data.described[k] for k in used]), Counter(slow))
+        row[points] = np.bincount(inverse, residual) / np.bincount(inverse)
+    of = point_of[key[kept]]
+    members = [np.isin(np.arange(len(distinct)), of[part]) for part in _models(frame[kept])]
+    processes = fit_processes(distinct, residuals, [precision for precision, _ in names], members, seed)
+    settings = {
+        name: Setting(cost[name], processes.weights[i], float(processes.means[i]), {}) for i, name in enumerate(names)
+    }
+    return Fitted(processes, settings, domains_of([data.described[k] for k in used]), Counter(slow))
 
 
-def _hyperparameters(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> Hyperparameters:
-    """Fit on a sample of rows; on another one where single precision cannot factorise its kernel."""
-    rng = np.random.default_rng(seed)
-    for last in (False, False, False, True):
-        some = rng.choice(len(y), min(HYPER_ROWS, len(y)), replace=False)
-        try:
-            return fit_hyperparameters(x[some], y[some], seed)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            if last:
-                raise
-    raise AssertionError("the loop returns or raises")
+def _models(frame: pd.DataFrame) -> list[NDArray[np.bool_]]:
+    return [(frame["model"] == m).to_numpy() for m in sorted(frame["model"].unique())]
 
 
 def fit_cost(table: NDArray[np.float64], latency: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return non-negative seconds per unit of each column, by least squares of the relative error."""
-    relative = table / latency[:, None]
-    size = relative.max(axis=0)
+    """Return non-negative seconds per unit of each column: least squares of the relative error, outliers trusted less.
+
+    Iteratively reweighted (Huber, "Robust Estimation of a Location Parameter", 1964): a row off by more than
+    `TRUSTED` counts in proportion to its error, not to the square.  Errors are relative to the geometric mean of
+    measured and fitted, so that an estimate twice too high weighs as one twice too low.
+    """
+    size = (table / latency[:, None]).max(axis=0)
     size[size == 0.0] = 1.0
-    found, _ = nnls(relative / size, np.ones(len(latency)))
+    scale = latency
+    trust = np.ones(len(latency))
+    for _ in range(ROUNDS + 1):
+        found, _ = nnls(table * (trust / scale)[:, None] / size, trust * latency / scale)
+        fitted = np.maximum(table @ (found / size), LEAST_COST_S)
+        scale = np.sqrt(latency * fitted)
+        off = np.abs(np.log(latency / fitted))
+        trust = np.sqrt(TRUSTED / np.maximum(off, TRUSTED))
     return np.asarray(found / size)
 
 
@@ -153,7 +147,7 @@ def hold_out(data: Subgraphs, by: str, progress: Callable[[str], None] = lambda 
             asked, inverse = np.unique(key[mine], return_inverse=True)
             linear = np.maximum(table[asked] @ setting.cost, LEAST_COST_S)
             x = np.stack([data.described[k].row for k in asked])
-            predicted = linear * np.exp(model._processes[precision, thermal].predict(x))
+            predicted = linear * np.exp(model.processes[precision, thermal].predict(x))
             latency[mine], cost[mine] = predicted[inverse], linear[inverse]
             why = np.array([outside(fitted.domains, data.described[k], "") == "" for k in asked])
             inside[mine] = why[inverse]

@@ -84,9 +84,13 @@ The tables name the nodes of each subgraph and hold no shape. Tracing the same t
 its operators with exact shapes (`data/fx-shapes`); all node names match, and the recorded FLOP confirm the shapes
 (efficientnet_b1 was evidently measured at 240 x 240, all others at 224 x 224).
 
-A model predicts `latency = cost * exp(prediction)`: a non-negative cost of nodes, FLOP and bytes, and a Gaussian
-process over the shapes. Every error below is of latency against the recorded means, with whole models (or whole
-families: all resnets, all mobilenets ...) left out of the fit in all campaigns; sums hold the subgraphs without FLOP.
+A model predicts `latency = cost * exp(prediction)`: a non-negative cost of nodes, FLOP and bytes, fitted so that single
+odd rows count little, and a Gaussian process over the shapes. Rows of one network resemble each other, so the length
+scales that the marginal likelihood finds are too long for a network not seen; they are shortened by the factor that
+predicts whole networks best, chosen inside each fit on its own rows.
+
+Every error below is of latency against the recorded means, with whole models (or whole families: all resnets, all
+mobilenets ...) left out of the fit in all campaigns; sums hold the subgraphs without FLOP.
 
 | hardware, campaign, setting | left out | subgraphs, median APE | MAPE of model sums | fixed 20 % |
 |---|---|---|---|---|
@@ -113,7 +117,10 @@ idea with the choice made automatically. One fitted model covers both ranges:
 ## Thermal profiles
 
 `thermal_profile="30w"`, or `jetson-orin-agx@30w`, selects the peaks, the bandwidth and the fitted setting of a power
-mode. The processes of all modes and precisions share their points and length scales; each has its own cost and weights.
+mode. Modes differ in clocks, and the subgraphs in shape: one process learns what the modes of a precision share, in
+which disturbances of single runs average out, and one of each mode what is left. Each mode has its own cost. The clocks
+of the modes are those of the vendor's guide (nominal, unverified: what the board ran at was not recorded), and no
+prediction rests on them: they set the peaks of the 20 % default and of the efficiencies shown.
 Power modes are not ordered by speed: 50w runs the GPU faster than 30w and the CPU slower, and small subgraphs, which
 wait for the CPU, take longer in it.
 """

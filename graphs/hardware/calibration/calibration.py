@@ -54,11 +54,11 @@ class HardwareCalibration:
     """
 
     metadata: CalibrationMetadata
-    profile: HardwareProfile
+    profile: HardwareProfile = field(repr=False)
     operations: tuple[OperationCalibration, ...] = ()
-    curves: dict[tuple[str, str], SaturatingCurve] = field(default_factory=dict)
-    model: EfficiencyModel | None = None
-    subgraphs: SubgraphModel | None = None
+    curves: dict[tuple[str, str], SaturatingCurve] = field(default_factory=dict, repr=False)
+    model: EfficiencyModel | None = field(default=None, repr=False)
+    subgraphs: SubgraphModel | None = field(default=None, repr=False)
 
     @property
     def theoretical_bandwidth_gbps(self) -> float:
@@ -185,7 +185,7 @@ def load_calibration(source: str | Path) -> HardwareCalibration:
         raise ModelFileError("a calibration is named by a path or a hardware id", received=repr(source),
                              allowed="a str or Path", next_step="see graphs.hardware_ids()")  # fmt: skip
     path = Path(source)
-    if path.name == HEADER:
+    if path.name in (HEADER, SUBGRAPH_HEADER):
         path = path.parent
     if not (path / HEADER).is_file() and (path / SUBGRAPH_HEADER).is_file():
         subgraphs = load_subgraphs(path)

@@ -117,7 +117,7 @@ class SubgraphModel:
     header: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def _processes(self) -> dict[tuple[str, str], GaussianProcess]:
+    def processes(self) -> dict[tuple[str, str], GaussianProcess]:
         return {
             key: GaussianProcess(self.points, s.weights, self.shift, self.scale, s.mean)
             for key, s in self.settings.items()
@@ -144,7 +144,7 @@ class SubgraphModel:
         chosen = [d for d, a in zip(described, asked, strict=True) if a]
         setting = self.settings[key]
         log = np.log(np.maximum(costs(chosen) @ setting.cost, LEAST_COST_S))
-        log = log + self._processes[key].predict(np.stack([d.row for d in chosen]))
+        log = log + self.processes[key].predict(np.stack([d.row for d in chosen]))
         half = np.array([setting.half_width.get(d.main, setting.half_width[""]) for d in chosen])
         half = np.where(inside[asked], half, np.nan)
         out = [nan, nan.copy(), nan.copy()]
