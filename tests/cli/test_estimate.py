@@ -157,7 +157,8 @@ def test_an_optimizer_adds_its_update_and_its_state() -> None:
     # sgd reads weight and gradient and writes the weight; adamw reads and writes two states besides
     assert [sum(o["bytes"] for o in u) for u in update] == [0, 3 * weights, 7 * weights]
     for e, u in zip((sgd, adamw), update[1:], strict=True):
-        assert e["latency_s"] - plain["latency_s"] == pytest.approx(sum(o["latency_s"] for o in u))
+        # the networks are priced in calls of their own: equal to single precision of the processes
+        assert e["latency_s"] - plain["latency_s"] == pytest.approx(sum(o["latency_s"] for o in u), rel=1e-4)
         assert e["flops"] == plain["flops"]
 
 
