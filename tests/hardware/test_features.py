@@ -32,15 +32,15 @@ TOY = Machine(100, 2.0**25, {"fp32": 2.0**45, "tf32": 2.0**47, "fp16": 2.0**48, 
 SHARES = ("busy_", "pad_", "row_pad_", "plane_pad_", "key_pad_", "share_")
 #: SHA-256 (first 12 digits) of the column names of each family, at FEATURES_VERSION.  If this test fails because
 #: columns were added, dropped, renamed or reordered, raise FEATURES_VERSION and write the new digests here.
-GOLDEN_VERSION = 2
+GOLDEN_VERSION = 3
 GOLDEN: dict[str, str] = {
     "binary": "54ae37defe75",
     "conv2d": "6ec6de5a830c",
     "dwconv2d": "f128b5c9f9df",
     "gemm": "40e5e6cf8284",
-    "mem": "c478e1dede05",
-    "nchw": "04a8ace76984",
-    "rowwise": "b60307b6b0c8",
+    "mem": "99b5356a67b5",
+    "nchw": "ab5d0ef1ca5b",
+    "rowwise": "c493c18128d8",
     "sdpa": "891739a4d95e",
     "sdpa_decode": "1d1e6cf15c67",
     "unary": "3945213aa9a7",
@@ -105,14 +105,15 @@ def test_column_names_change_only_with_the_version() -> None:
     assert (FEATURES_VERSION, digests) == (GOLDEN_VERSION, GOLDEN)
 
 
-def test_processors_get_columns_of_their_own_after_those_of_all_machines() -> None:
+def test_processors_and_gpus_get_columns_of_their_own_after_those_of_all_machines() -> None:
     _, groups, machine = measured("xeon-16c")
     gpu = replace(machine, kind="gpu")
     for group in groups:
         names, x = build(group, machine)
-        shared, same = build(group, gpu)
-        assert names[: len(shared)] == shared
-        np.testing.assert_array_equal(x[:, : len(shared)], same)
+        theirs, same = build(group, gpu)
+        shared = [name for name in theirs if "launch_" not in name]
+        assert theirs[: len(shared)] == names[: len(shared)] == shared
+        np.testing.assert_array_equal(x[:, : len(shared)], same[:, : len(shared)])
         convolves = group.kind.family in ("conv2d", "dwconv2d")
         assert names[len(shared) :] == [
             *(("own_kernel", "lg_reorder_over_roofline") if convolves else ()),
@@ -268,10 +269,28 @@ def test_gemm_classes_by_hand() -> None:
     classes = partitions("gemm", names, x)
     # 1024 tiles of 128 x 128 on 100 units are ten waves; 32 tiles are a third of one; odd k is unaligned (class 3)
     assert classes["size"].tolist() == [0 * 3 + 2, 3 * 3 + 2, 0 * 3 + 0]
-    assert classes["narrow"].tolist() == [0, 6, 1]
-    assert classes["operator"].tolist() == [2, 11, 2]
+    # the smaller of m and n: 8 is at most 16, 4096 is above 64
+    assert classes["narrow"].tolist() == [0 * 3 + 2, 3 * 3 + 2, 0 * 3 + 0]
+    # aligned half precision by operator (matmul: 2); odd k is 4
+    assert classes["alignment"].tolist() == [2, 4, 2]
+    (even,) = ops.group_operators(["matmul"], ["bf16"], [{"m": 8, "n": 4096, "k": 4098}])
+    assert partitions("gemm", *build(even, TOY))["alignment"].tolist() == [3]
     (single,) = ops.group_operators(["linear"] * 2, ["fp32", "tf32"], shapes[:2])
-    assert partitions("gemm", *build(single, TOY))["operator"].tolist() == [6, 3]
+    assert partitions("gemm", *build(single, TOY))["alignment"].tolist() == [8, 5]
+
+
+def test_products_with_a_vector_share_a_class_in_fp32_and_tf32() -> None:
+    shapes = [{"m": 1, "n": 512, "k": 64}, {"m": 512, "n": 1, "k": 64}, {"m": 1, "n": 512, "k": 64}]
+    (some,) = ops.group_operators(["matmul"] * 3, ["fp32", "tf32", "fp16"], shapes)
+    assert partitions("gemm", *build(some, TOY))["narrow"].tolist() == [12, 12, 0]
+
+
+def test_norms_of_channels_last_images_in_single_precision_are_a_class_of_their_own() -> None:
+    shape = {"n": 8, "c": 64, "h": 14, "w": 14, "fmt": "channels_last"}
+    (wide,) = ops.group_operators(["batchnorm"] * 2, ["fp32", "fp16"], [shape] * 2)
+    (pool,) = ops.group_operators(["maxpool2d"], ["fp32"], [shape | {"k": 2, "stride": 2, "pad": 0}])
+    classes = [partitions("nchw", *build(g, TOY))["operator_layout"].tolist() for g in (wide, pool)]
+    assert classes == [[12, 1], [2 * 2 + 1]]
 
 
 def test_tiles_and_waves_of_one_gemm_by_hand() -> None:

@@ -38,9 +38,10 @@ WEIGHING_ROUNDS = 15
 #: Training rows below which a family gets a forest too, and its processes length scales of their own in each fold:
 #: on few rows they would otherwise have adapted to the rows that are to judge them.
 SMALL_FAMILY = 600
-#: Families whose processes distrust slow outliers, and how many standard deviations they are believed for.  Their
-#: length scales adapt to single rows more than others', so they too get their own in each fold.
-SLOW_OUTLIERS = {"conv2d": 1.5, "dwconv2d": 1.5}
+#: Families whose processes distrust slow outliers, and how many standard deviations they are believed for.
+SLOW_OUTLIERS = {"conv2d": 1.5, "dwconv2d": 1.5, "gemm": 1.5}
+#: Families whose length scales adapt to single rows more than others', and so get their own in each fold too.
+ADAPTABLE = ("conv2d", "dwconv2d")
 #: The same for every family on processors: their clock, other tenants and threads woken late slow single calls down.
 PROCESSOR_OUTLIERS = 1.5
 
@@ -207,7 +208,7 @@ class _Processes:
         hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed)
         # A partition in which no class has enough rows is the joint process again.
         useful = tuple(name for name in labels if any(key[0] == name for key in hyper))
-        nested = rows.family in SLOW_OUTLIERS or bool(rows.train.sum() < SMALL_FAMILY)
+        nested = rows.family in ADAPTABLE or bool(rows.train.sum() < SMALL_FAMILY)
         tail = SLOW_OUTLIERS.get(rows.family, PROCESSOR_OUTLIERS if "lg_threads" in rows.names else None)
         return cls(hyper, useful, seed, nested, tail)
 

@@ -63,11 +63,17 @@ def _gemm_size(c: Named) -> Array:
 
 
 def _gemm_narrow(c: Named) -> Array:
-    return _gemm(c) * 2 + (c["lg_min_mn"] <= 5.01)
+    # One row or column is a product of a matrix and a vector, by one kernel in fp32 and tf32; few have others again.
+    vector = (c["lg_min_mn"] == 0) & (_gemm(c) > 0)
+    return np.where(vector, 12, _gemm(c) * 3 + np.digitize(c["lg_min_mn"], (4.01, 6.01)))
 
 
-def _gemm_operator(c: Named) -> Array:
-    return _gemm(c) * 3 + np.where(c["op_linear"] > 0, 0, np.where(c["op_bmm"] > 0, 1, 2))
+def _gemm_alignment(c: Named) -> Array:
+    """Aligned half precision by operator; the rest by what wide loads its operands and output allow."""
+    align = np.minimum(c["operand_align"], c["output_align"])
+    operator = np.where(c["op_linear"] > 0, 0, np.where(c["op_bmm"] > 0, 1, 2))
+    half = np.where(align >= 4, operator, np.where(align >= 2, 3, 4))
+    return np.where(_half(c), half, 3 + 2 * _dtype_class(c) + (align >= 4))
 
 
 def _convolution(c: Named) -> Array:
@@ -115,8 +121,14 @@ def _operator_layout(c: Named) -> Array:
     return _operator(c) * 2 + c["channels_last"]
 
 
+def _image(c: Named) -> Array:
+    # Norms of channels-last images in single precision are another library's.
+    other = (c["op_batchnorm"] * c["channels_last"] > 0) & (c["itemsize"] > 2)
+    return np.where(other, 12, _operator_layout(c))
+
+
 _RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
-    "gemm": {"size": _gemm_size, "narrow": _gemm_narrow, "operator": _gemm_operator},
+    "gemm": {"size": _gemm_size, "narrow": _gemm_narrow, "alignment": _gemm_alignment},
     "conv2d": {
         "operator": _convolution,
         "dtype_kernel": _convolution_dtype_kernel,
@@ -127,7 +139,7 @@ _RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
     "sdpa": {"fused": _attention},
     "sdpa_decode": {"fused": _attention},
     "rowwise": {"operator": _operator, "size": _rowwise_size},
-    "nchw": {"operator_layout": _operator_layout},
+    "nchw": {"operator_layout": _image},
     "mem": {"operator_layout": _operator_layout},
     "binary": {"operator": _operator},
     "unary": {"dtype": _dtype_class},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,6 +49,10 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.add("parts", parts)
     c.log("part_bytes", numel * size / parts)
     c.add("channels_last", channels_last(group))
+    # One launch copies all parts: in vectors where every part allows, and for as long as the largest takes.
+    widest, narrowest = _parts(group, numel / parts)
+    c.log("largest_part_bytes", widest * size)
+    c.add("part_vector", alignment(narrowest * size, 16))
     c.log("table_bytes", 1.0 + table * size)
     c.add("lg_table_over_l2", np.where(table > 0, np.clip(log2((1.0 + table * size) / machine.l2_bytes), -8, 8), 0.0))
     c.add("runs_kept", source == target)
@@ -114,6 +119,18 @@ def _cat_channels(group: OperatorGroup) -> tuple[Array, ...]:
     inner = np.where(last, smallest, smallest * plane)
     x = p["n"] * total * plane
     return x, x / parts, run, inner, parts, np.where(last, p["n"] * plane, p["n"])
+
+
+def _parts(group: OperatorGroup, whole: Array) -> tuple[Array, Array]:
+    """Return the elements of the largest part, and the largest run that divides those of all parts."""
+    if group.kind.name != "cat_channels":
+        return whole, group.params["cols"] if group.kind.name == "cat" else whole
+    p = group.params
+    plane = p["h"] * p["w"]
+    run = np.where(channels_last(group), 1.0, plane)
+    largest = np.array([max(x) for x in p["c"]], dtype=np.float64)
+    common = np.array([math.gcd(*(int(v) for v in x)) for x in p["c"]], dtype=np.float64)
+    return p["n"] * largest * plane, common * run
 
 
 def permuted_runs(shape: Sequence[int], perm: Sequence[int]) -> tuple[float, float, float, float]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from graphs.hardware.calibration.features import launches
 from graphs.hardware.calibration.features.columns import (
     Array,
     Columns,
@@ -75,5 +77,46 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     grain = GRAIN if name == "upsample2d" else 1.0
     indices = (8.0 * outputs,) if name == "maxpool2d" else ()
     elements = np.maximum(outputs, planes * plane)
+    launch = _launch(group, n, ch, plane, ho, wo, k, last, float(machine.units))
+    launches.add_launch(c, launch, machine)
     add_processor(c, group, machine, outputs * group.itemsize, elements, shared, grain, indices)
     return c.result()
+
+
+def _launch(
+    group: OperatorGroup,
+    n: Array,
+    ch: Array,
+    plane: Array,
+    ho: Array,
+    wo: Array,
+    k: Array,
+    last: NDArray[np.bool_],
+    units: float,
+) -> launches.Launch:
+    """Return the launch of the kernel that takes longest."""
+    name = group.kind.name
+    outputs = n * ch * ho * wo
+    if name == "adaptive_avgpool2d":
+        return launches.reduction(n * ch, plane, last, ch, units)
+    if name == "groupnorm":
+        reduced = plane * ch / param(group, "groups", np.ones(len(group)))
+        pieces = n * ch * plane / reduced
+        threads = np.where(reduced < 256, 32.0, 512.0)
+        return launches.Launch(pieces, threads, ceil_div(reduced, threads), np.ones_like(pieces))
+    if name == "maxpool2d":
+        planar = launches.simple(outputs, 256.0, k * k)
+        striped = launches.max_pool_channels_last(n, ch, ho, wo, k * k)
+    elif name == "avgpool2d":
+        planar = striped = launches.simple(outputs, 1024.0, k * k)
+    elif name == "batchnorm":
+        planar = launches.norm_planar(n, ch, plane)
+        striped = launches.norm_channels_last(n * plane, ch)
+    else:
+        # planar bilinear kernels walk all planes in every thread; images of few channels are left to them
+        bilinear = np.asarray(param(group, "mode", "none") == "bilinear")
+        last = last & ~(bilinear & (ch < 16))
+        walk, nearest = launches.simple(ho * wo, 1024.0, n * ch), launches.nearest_planar(n * ch, ho, wo)
+        planar = launches.Launch(*(np.where(bilinear, a, b) for a, b in zip(walk, nearest, strict=True)))
+        striped = launches.simple(outputs, 1024.0, np.ones(len(group)))
+    return launches.Launch(*(np.where(last, a, b) for a, b in zip(striped, planar, strict=True)))
