@@ -13,7 +13,7 @@ import pandas as pd
 from graphs import ops
 from graphs.hardware.profile import load_profile
 from training import ablation_terms as ablation
-from training.fit.family import FOLDS, SLOW_OUTLIERS, SMALL_FAMILY
+from training.fit.family import ADAPTABLE, FOLDS, SLOW_OUTLIERS, SMALL_FAMILY
 from training.fit.prepare import read_frame
 from training.validate import holdout
 from training.validate.baselines import baselines
@@ -129,11 +129,12 @@ def _ingredients(found: dict[str, Any]) -> str:
     note = _text(
         "Weights of combinations are non-negative with the least absolute error, fitted for each fold on the"
         " out-of-fold predictions of the others. The last row is what `graphs train` fits: processes of"
-        f" {' and '.join(SLOW_OUTLIERS)} add noise to training rows that are far slower than the rest of the rows says,"
+        f" {', '.join(SLOW_OUTLIERS)} add noise to training rows that are far slower than the rest of the rows says,"
         f" and families of fewer than {SMALL_FAMILY} training rows get a forest of randomised trees, and length scales"
-        " of their own in each fold (so do those two); without that, cross-validation flatters the rows above: in a"
-        " trial the stack of conv2d came to 14.0 / 22.4 % with shared length scales, to 14.9 / 24.6 % with each fold's"
-        " own, and to 13.7 / 21.7 % with slow outliers distrusted as well. The columns below are the rows above."
+        f" of their own in each fold (so do {' and '.join(ADAPTABLE)}); without that,"
+        " cross-validation flatters the rows above: in a trial the stack of conv2d came to 14.0 / 22.4 % with shared"
+        " length scales, to 14.9 / 24.6 % with each fold's own, and to 13.7 / 21.7 % with slow outliers distrusted as"
+        " well. The columns below are the rows above."
     )
     return f"## What each ingredient is worth\n\n{pooled}\n\n{note}\n\n{_table(head, by_family)}"
 

@@ -10,6 +10,7 @@ import torch
 from sklearn.ensemble import ExtraTreesRegressor
 
 from training.fit import family as fitting
+from training.fit import gp
 from training.fit.family import SMALL_FAMILY, Rows, _Forest, _Processes, recipes_for
 from training.fit.gp import fit_gp, fit_hyperparameters, outlier_noise
 from training.fit.trees import FOREST, fit_forest
@@ -105,3 +106,25 @@ def test_processors_distrust_slow_rows_of_every_family_without_further_folds_of_
     assert recipes_for(rows, y, 0)[-1].tail is None  # type: ignore[attr-defined]
     fitted = recipes_for(processor, y, 0)[-1]
     assert (fitted.tail, fitted.nested) == (fitting.PROCESSOR_OUTLIERS, False)  # type: ignore[attr-defined]
+
+
+def test_distrust_and_length_scales_of_each_fold_are_named_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(SMALL_FAMILY)
+    y = np.log(rows.latency_s)
+    monkeypatch.setitem(fitting.SLOW_OUTLIERS, "none", 2.0)
+    assert not recipes_for(rows, y, 0)[-1].nested  # type: ignore[attr-defined]
+    monkeypatch.setattr(fitting, "ADAPTABLE", ("none",))
+    assert recipes_for(rows, y, 0)[-1].nested  # type: ignore[attr-defined]
+
+
+def test_large_processes_do_not_look_for_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = smooth(120)
+    y[::15] += 1.6
+    classes = {"half": (np.arange(120) % 2).astype(np.int64)}
+    hyper = {("", 0): fit_hyperparameters(x, y, seed=0, most=60, steps=20)}
+    hyper["half", 0] = hyper["", 0]
+    monkeypatch.setattr(gp, "MOST_TO_DISTRUST", 60)
+    believing, mixed = (gp.fit_gps(x, y, classes, hyper, tail).outputs(x, classes) for tail in (None, 1.5))
+    np.testing.assert_array_equal(mixed[0], believing[0])
+    own = classes["half"] == 0
+    assert np.abs(mixed[1, own] - believing[1, own]).max() > 0.05

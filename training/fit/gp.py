@@ -21,6 +21,8 @@ HYPER_ROWS, STEPS, STEP_SIZE = 1000, 150, 0.1
 FOLD_HYPER_ROWS, FOLD_STEPS = 600, 80
 #: Rows that a class needs for hyperparameters of its own, and for a process of its own in one fold.
 CLASS_ROWS, FOLD_ROWS = 40, 20
+#: Rows above which a process does not look for slow outliers: it takes several inverses of its covariance.
+MOST_TO_DISTRUST = 3000
 _JITTER = 1e-4
 #: Rounds of finding slow outliers.
 _ROUNDS = 3
@@ -161,13 +163,17 @@ def fit_gps(
     hyper: Mapping[tuple[str, int], Hyperparameters],
     tail: float | None = None,
 ) -> GaussianProcesses:
-    """Condition the joint process and one per class on rows (n, f), (n,); `tail` as for `fit_gp`."""
+    """Condition the joint process and one per class on rows (n, f), (n,).
+
+    `tail` is as for `fit_gp`, for processes of at most `MOST_TO_DISTRUST` rows.
+    """
     # rounded first, so that a process is conditioned on the very points that are stored
     points = x.astype(np.float32)
     experts = []
     for (name, value), h in hyper.items():
         mine = np.ones(len(y), dtype=bool) if name == "" else labels.get(name, np.full(len(y), -1)) == value
         if name == "" or mine.sum() >= FOLD_ROWS:
-            gp = fit_gp(points[mine].astype(np.float64), y[mine], h, tail)
+            own_tail = tail if mine.sum() <= MOST_TO_DISTRUST else None
+            gp = fit_gp(points[mine].astype(np.float64), y[mine], h, own_tail)
             experts.append(Expert(name, value, gp.weights, gp.shift, gp.scale, gp.mean))
     return GaussianProcesses(points, {n: v.astype(np.int16) for n, v in labels.items()}, tuple(experts))
