@@ -118,7 +118,9 @@ def test_a_calibration_prints_its_points_and_not_its_arrays(i7: HardwareCalibrat
 
 
 def test_a_missing_file_is_called_missing() -> None:
-    with pytest.raises(UnknownHardwareError, match=r"neither a file nor a folder nor known hardware; received 'nosuch\.json'"):
+    with pytest.raises(
+        UnknownHardwareError, match=r"neither a file nor a folder nor known hardware; received 'nosuch\.json'"
+    ):
         load_calibration("nosuch.json")
 
 
