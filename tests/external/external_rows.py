@@ -37,7 +37,14 @@ def attention_rows() -> pd.DataFrame:
 
 def neusight_rows(changes: dict[str, Any] | None = None) -> pd.DataFrame:
     """One row of every operator, FLOP and bytes by NeuSight's conventions."""
-    common = {"gpu": "T4", "precision": "fp32", "neusight_used": 1, "latency_ms": 0.05}
+    common = {
+        "gpu": "T4",
+        "precision": "fp32",
+        "neusight_used": 1,
+        "latency_ms": 0.05,
+        "kernel": "volta_sgemm_64x64_tn",
+        "grid_x": 8,
+    }
     rows: list[dict[str, Any]] = [
         {"op": "bmm", "b": 3, "m": 5, "n": 7, "k": 11, "flops": 2 * 3 * 5 * 7 * 11,
          "bytes": 4 * 3 * (5 * 11 + 11 * 7 + 5 * 7)},

@@ -16,8 +16,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from graphs.errors import DataError
-from training.external import aiconfigurator, neusight, render
-from training.external.evaluate import evaluate
+from training.external import aiconfigurator, neusight, neusight_net, render
+from training.external.evaluate import evaluate, score
 from training.external.source import AICONFIGURATOR, NEUSIGHT, Source, data_folder
 from training.external.splits import splits
 
@@ -83,15 +83,17 @@ def score_source(source: Source, tables: Mapping[str, Table], args: argparse.Nam
             if not missing:
                 result[table][name] = known
                 continue
-            score = evaluate(rows, args.seed, missing)
-            score["splits"] = (known["splits"] if known else {}) | score["splits"]
-            result[table][name] = score
+            found = evaluate(rows, args.seed, missing)
+            found["splits"] = (known["splits"] if known else {}) | found["splits"]
+            result[table][name] = found
             shown = {s: f"{100 * v['model']['mape']:.2f}/{100 * v['model']['median_ape']:.2f}"
-                     for s, v in score["splits"].items()}  # fmt: skip
+                     for s, v in found["splits"].items()}  # fmt: skip
             print(f"{table} {name}: {len(rows)} rows, mean/median APE {shown}", flush=True)
             if stored is not None:
                 stored.parent.mkdir(parents=True, exist_ok=True)
-                stored.write_text(json.dumps(score), encoding="utf-8")
+                stored.write_text(json.dumps(found), encoding="utf-8")
+        if table == "operators":
+            add_networks(frame, result[table], args)
     if not any(result.values()):
         raise DataError("no set has such a name", received=args.sets, next_step="leave out --sets to see all names")
     summary = {
@@ -102,6 +104,36 @@ def score_source(source: Source, tables: Mapping[str, Table], args: argparse.Nam
         "tables": result,
     }
     render.write(source.name, summary, args.out)
+
+
+def add_networks(frame: pd.DataFrame, scores: dict[str, Any], args: argparse.Namespace) -> None:
+    """Score NeuSight's own method on the sets of `scores`; one network answers for all machines."""
+    for family, names in neusight_net.FAMILIES.items():
+        wanted = [s for s in scores if s.split()[-1] in names]
+        for split in ("random", "largest"):
+            stored = args.work / f"network.{family}.{split}.json" if args.work else None
+            if not wanted:
+                continue
+            if stored is not None and stored.is_file():
+                found = json.loads(stored.read_text(encoding="utf-8"))
+            else:
+                found = neusight_scores(frame, split, family, args.seed)
+                print(f"network of {family}, {split}: {len(found)} sets", flush=True)
+                if stored is not None:
+                    stored.parent.mkdir(parents=True, exist_ok=True)
+                    stored.write_text(json.dumps(found), encoding="utf-8")
+            for name in wanted:
+                scores[name]["splits"][split]["network"] = found[name]
+
+
+def neusight_scores(frame: pd.DataFrame, split: str, family: str, seed: int) -> dict[str, Any]:
+    """Return the figures of the network of one family by set."""
+    out = {}
+    for name, predicted in neusight_net.predictions(frame, split, family, seed).items():
+        rows = frame[frame["set"] == name]
+        measured = rows["latency_s"].to_numpy()[splits(rows)[split]]
+        out[name] = score(measured, predicted)
+    return out
 
 
 if __name__ == "__main__":

@@ -98,11 +98,19 @@ class Lookup:
 
 def affine(flops: Array, nbytes: Array, latency_s: Array, q_flops: Array, q_bytes: Array) -> Array:
     """Return a + b flops + c bytes, non-negative least squares of the relative error."""
-    a = np.stack([np.ones(len(flops)), flops, nbytes], axis=1)
+    seen, asked = (np.stack([np.ones(len(f)), f, b], axis=1) for f, b in ((flops, nbytes), (q_flops, q_bytes)))
+    return additive(seen, latency_s, asked)
+
+
+def additive(terms: Array, latency_s: Array, query: Array) -> Array:
+    """Return the non-negative combination of terms (n, t) that fits latencies best, for queries (q, t).
+
+    Least squares of the relative error.
+    """
     # columns of one size: the solver's tolerance is absolute; a column of zeros stays one
-    scale = np.maximum(a.max(axis=0), 1e-300)
-    weights, _ = nnls(a / scale / latency_s[:, None], np.ones(len(flops)))
-    out: Array = np.stack([np.ones(len(q_flops)), q_flops, q_bytes], axis=1) / scale @ weights
+    scale = np.maximum(terms.max(axis=0), 1e-300)
+    weights, _ = nnls(terms / scale / latency_s[:, None], np.ones(len(terms)), maxiter=30 * terms.shape[1])
+    out: Array = query / scale @ weights
     return out
 
 

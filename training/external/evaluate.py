@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from training.external import prefill
 from training.external.baselines import Lookup, affine, log_linear, neighbours
-from training.external.features import features, raw_columns, rooflines
+from training.external.features import PRODUCTS, features, raw_columns, rooflines, wave_terms
 from training.external.machines import AIC_SYSTEMS, NEUSIGHT_SYSTEMS
-from training.external.members import BASES, BEYOND, Choice, Rows, choose, fit_predict
+from training.external.members import (
+    BASES,
+    BEYOND,
+    BOOSTED_ALONE,
+    PRODUCT_BASES,
+    WEIGHTS,
+    Choice,
+    Rows,
+    choose,
+    fit_predict,
+)
 from training.external.splits import splits
 from training.validate.metrics import metrics
 
@@ -22,6 +34,13 @@ Mask = NDArray[np.bool_]
 _ROW_KINDS = frozenset(
     {"layernorm", "softmax", "add", "mul", "div", "add_scalar", "mul_scalar", "relu", "gelu", "tanh"}
 )
+
+#: Share of the training rows on which a base is chosen where rows are held out at random.
+INNER = 0.2
+#: Decoding beyond the longest: the trees as they are.
+HELD = Choice("roofline", (1.0, 0.0, 0.0), beyond=True)
+#: Prompts beyond the longest: a law instead of trees, see `prefill`.
+LAW = Choice("law", (0.0, 0.0, 0.0), beyond=True)
 
 #: Multiple of the cache from which nothing is reused, and the share of the datasheet's bandwidth that copies reach at
 #: best on GPUs; neither is fitted.
@@ -38,7 +57,11 @@ def prepare(frame: pd.DataFrame) -> Rows:
     raw[raw_columns(frame)] = True
     used = x.std(axis=0) > 0
     attainable = rooflines(frame).attainable_s
-    return Rows(x[:, used], latency, attainable, flops, nbytes, machine.l2_bytes, raw[used])
+    waves, kernel = None, None
+    if frame["op"].iloc[0] in PRODUCTS:
+        waves = wave_terms(frame)
+        kernel = pd.factorize(frame["kernel"], sort=True)[0] if "gpu" in frame else None
+    return Rows(x[:, used], latency, attainable, flops, nbytes, machine.l2_bytes, raw[used], waves, kernel)
 
 
 def evaluate(frame: pd.DataFrame, seed: int = 0, only: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -54,6 +77,7 @@ def evaluate(frame: pd.DataFrame, seed: int = 0, only: tuple[str, ...] | None = 
     """
     frame = frame.reset_index(drop=True)
     rows = prepare(frame)
+    kind = str(frame["kind"].iloc[0]) if "gpu" in frame else ""
     efficiency = rows.roofline_s / rows.latency_s
     out: dict[str, Any] = {
         "rows": len(frame), "efficiency_median": float(np.median(efficiency)),
@@ -68,17 +92,40 @@ def evaluate(frame: pd.DataFrame, seed: int = 0, only: tuple[str, ...] | None = 
             chosen = BEYOND
             if "gpu" in frame:
                 # the largest fifth of what may be fitted on stands in for what is asked
-                bases = BASES if frame["kind"].iloc[0] in _ROW_KINDS else ("roofline",)
-                chosen = choose(train, train.flops > np.quantile(train.flops, 0.8), bases, seed)
-        model = fit_predict(train, query, chosen, seed)
-        if chosen.beyond and "gpu" in frame and frame["kind"].iloc[0] in _ROW_KINDS:
+                bases = BASES if kind in _ROW_KINDS else PRODUCT_BASES if kind in PRODUCTS else ("roofline",)
+                some = BOOSTED_ALONE if kind in PRODUCTS else WEIGHTS
+                large = train.flops > np.quantile(train.flops, 0.8)
+                chosen = choose(train, large, bases, seed, combinations=some)
+            elif frame["op"].iloc[0] != "linear":
+                chosen = HELD
+        elif kind in PRODUCTS:
+            inner = np.random.default_rng(seed).random(len(train.x)) < INNER
+            chosen = choose(train, inner, PRODUCT_BASES, seed, extrapolate=False, combinations=BOOSTED_ALONE)
+        if name == "largest" and frame["op"].iloc[0] == "sdpa":
+            chosen = LAW
+            model = prefill.fit_predict(frame[~held], frame[held])
+        else:
+            model = fit_predict(train, query, chosen, seed)
+        if chosen.beyond and kind in _ROW_KINDS:
             model = np.maximum(model, streaming_floor(query))
         predicted = {"model": model, **baselines(frame, rows, held)}
+        if kind == "conv2d":
+            predicted["model_order"] = in_order(rows, held, chosen, seed)
         out["splits"][name] = {
-            "choice": {"base": chosen.base, "weights": chosen.weights},
-            **{m: _score(query.latency_s, p) for m, p in predicted.items()},
+            "choice": {"base": chosen.base, "weights": chosen.weights, "kernels": chosen.kernels},
+            **{m: score(query.latency_s, p) for m, p in predicted.items()},
         }
     return out
+
+
+def in_order(rows: Rows, held: Mask, choice: Choice, seed: int) -> Array:
+    """Return what the model says to held-out rows when it also knows when a row was measured: its place in the file.
+
+    No user of a model knows that; it shows how much of the error is drift of the measurement.
+    """
+    place = np.linspace(0.0, 1.0, len(rows.x))[:, None]
+    known = replace(rows, x=np.hstack([rows.x, place]), raw=np.append(rows.raw, False))
+    return fit_predict(known.take(~held), known.take(held), choice, seed)
 
 
 def streaming_floor(query: Rows) -> Array:
@@ -89,7 +136,8 @@ def streaming_floor(query: Rows) -> Array:
     return np.where(query.bytes > STREAMS * query.cache_bytes, query.roofline_s / SUSTAINED, 0.0)
 
 
-def _score(measured: Array, predicted: Array) -> dict[str, Any]:
+def score(measured: Array, predicted: Array) -> dict[str, Any]:
+    """Return the figures of predicted against measured seconds (n,); NaN is a miss, counted apart."""
     known = np.isfinite(predicted)
     full = metrics(measured[known], predicted[known])
     keep = ("n", "mape", "median_ape", "p90_ape", "within_10pct", "bias")

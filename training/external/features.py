@@ -26,6 +26,17 @@ _TILES = (
     (16, 128), (32, 128), (64, 64), (64, 128), (64, 256), (128, 32), (128, 64), (128, 128), (192, 128), (128, 256),
     (256, 128), (256, 256),
 )  # fmt: skip
+#: Those of fp32 kernels without tensor cores.
+_WAVE_TILES = (
+    (32, 32), (32, 64), (64, 32), (32, 128), (128, 32), (64, 64), (64, 128), (128, 64), (128, 128), (128, 256),
+    (256, 128),
+)  # fmt: skip
+#: Those of tensor-core kernels.
+_TENSOR_TILES = (
+    (64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (128, 256), (256, 128), (192, 128), (256, 256),
+)  # fmt: skip
+#: Kinds of NeuSight that are matrix products.
+PRODUCTS = frozenset({"bmm", "linear"})
 #: Copies of the weight that AIConfigurator's collector rotates through.
 _WEIGHT_COPIES = 5.0
 
@@ -132,14 +143,50 @@ def _neusight(frame: pd.DataFrame) -> Array:
     machine = NEUSIGHT_SYSTEMS[str(frame["gpu"].iloc[0])].machine
     calls = neusight.group(frame)
     columns = [package.build(calls, machine)[1]]
-    if frame["kind"].iloc[0] in ("bmm", "linear"):
-        b, m, n = (frame[c].to_numpy(dtype=np.float64) for c in ("b", "m", "n"))
+    if frame["kind"].iloc[0] in PRODUCTS:
+        b, m, n, k = (frame[c].to_numpy(dtype=np.float64) for c in ("b", "m", "n", "k"))
         for rows, cols in _TILES:
             waves = b * np.ceil(m / rows) * np.ceil(n / cols) / machine.units
             columns += [np.log2(waves), np.minimum(np.ceil(waves) / waves, 8.0)]
+        # sizes here are rarely multiples of anything: what is left over of vector loads and of tiles
+        columns += [np.mod(v, q) for v in (m, n, k) for q in (2, 4, 8, 16, 32, 64, 128)]
+        for rows, cols in _WAVE_TILES:
+            tiles = b * np.ceil(m / rows) * np.ceil(n / cols)
+            columns.append(tiles * rows * cols / (b * m * n))
+            for held in (1, 2, 3, 4, 8):
+                waves = tiles / (machine.units * held)
+                columns.append(np.minimum(np.ceil(waves) / waves, 8.0))
     if "numel" in calls.params:
         rows, cols = (frame[c].to_numpy(dtype=np.float64) for c in ("rows", "cols"))
         columns += [np.log2(rows), np.log2(cols), np.mod(cols, 4)]
+    return _stack(columns)
+
+
+def wave_terms(frame: pd.DataFrame) -> Array:
+    """Return counts (n, t) that the time of products of one set adds up from, whichever tile their kernels have.
+
+    For every tile and number of tiles that one unit holds at once: multiply-adds of whole waves with k in steps of 8,
+    outputs of whole waves, operand reads of whole waves; multiply-adds and number of tiles; and the sizes themselves.
+    A non-negative combination of few of them is the time of a library that has one kernel; the tail of the last wave
+    and the edges of the tiles are then right at any size.
+    """
+    m, n, k = (frame[c].to_numpy(dtype=np.float64) for c in ("m", "n", "k"))
+    shapes: tuple[tuple[int, int], ...]
+    at_once: tuple[int, ...]
+    if "gpu" in frame:
+        b, machine = frame["b"].to_numpy(dtype=np.float64), NEUSIGHT_SYSTEMS[str(frame["gpu"].iloc[0])].machine
+        shapes, at_once = _WAVE_TILES, (1, 2, 4)
+    else:
+        b, machine = np.ones(len(frame)), one_peak(frame)[0]
+        shapes, at_once = _TENSOR_TILES, (1,)
+    spilt = np.maximum(frame["bytes"].to_numpy(dtype=np.float64) - machine.l2_bytes, 0.0)
+    columns = [np.ones(len(frame)), b * m * n * k, b * m * k, b * k * n, b * m * n, spilt]
+    for rows, cols in shapes:
+        tiles = b * np.ceil(m / rows) * np.ceil(n / cols)
+        columns += [tiles * rows * cols * k, tiles]
+        for held in at_once:
+            wave = held * np.ceil(tiles / (machine.units * held))
+            columns += [wave * rows * cols * 8 * np.ceil(k / 8), wave * rows * cols, wave * (rows + cols) * k]
     return _stack(columns)
 
 

@@ -25,6 +25,7 @@ FILE = "ops_train.csv.gz"
 _COLUMNS = [
     "gpu", "op", "precision", "b", "m", "n", "k", "rows", "cols", "c_in", "c_out", "ksize", "in_size", "stride",
     "padding", "flops", "bytes", "latency_ms", "neusight_used",
+    "kernel", "grid_x",
 ]  # fmt: skip
 #: Its names to ours.
 OURS = {

@@ -11,7 +11,8 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 METHODS = {
-    "model": "this project", "lookup": "source's lookup",
+    "model": "this project", "model_order": "the same, place in the file known", "lookup": "source's lookup",
+    "network": "NeuSight's network (re-implemented)",
     "neighbours": "nearest rows", "log_linear": "log-linear", "affine": "affine", "roofline": "roofline",
     "default_20pct": "fixed 20 %",
 }  # fmt: skip
@@ -39,22 +40,33 @@ _TRIED = (
 _REMARKS = {
     ("gemm", "random"): _TRIED,
     ("gemm", "new_shape"): _TRIED,
-    (
-        "gemm",
-        "largest",
-    ): "One recipe serves all sets: boosted trees alone, without the columns that hold m itself. It was"
-    " chosen on the largest rows of h100_sxm fp8, which are therefore not unseen for it; validation inside smaller m"
-    " cannot choose, because efficiency still rises there.",
-    (
-        "operators",
-        "largest",
-    ): "Base and members are chosen per set on the largest fifth of the rows that may be fitted on."
-    " Row and element-by-element operators that no longer fit the cache are held to at most 90 % of the datasheet's"
-    " bandwidth: a bound put in after the A100's gelu rows were seen to break without it, not a fitted one.",
-    (
-        "operators",
-        "random",
-    ): "The source's own predictor is not re-implemented: it needs tile sizes that only a profiler knows.",
+    ("gemm", "largest"): (
+        "One recipe serves all sets: boosted trees, without the columns that hold m itself, on top of a non-negative"
+        " sum of whole waves of tiles (`wave_terms` in `training/external/features.py`). It was chosen on the largest"
+        " rows of h100_sxm fp8, which are therefore not unseen for it; validation inside smaller m cannot choose,"
+        " because efficiency still rises there."
+    ),
+    ("context_attention", "largest"): (
+        "No trees here: a law whose linear and quadratic terms are fitted apart"
+        " ([`prefill.py`](../../training/external/prefill.py)). Its terms and weighting were chosen inside the training"
+        " rows of h100_sxm bf16 and l40s fp8 (fitted up to 256 and 512 tokens, asked up to 1,536); a first form of it"
+        " was seen on the largest rows of h100_sxm and b200_sxm bf16."
+    ),
+    ("operators", "largest"): (
+        "Base and members are chosen per set on the largest fifth of the rows that may be fitted on. Row and"
+        " element-by-element operators that no longer fit the cache are held to at most 90 % of the datasheet's"
+        " bandwidth: a bound put in after the A100's gelu rows were seen to break without it, not a fitted one."
+    ),
+    ("operators", "random"): (
+        "NeuSight's own method was written anew from its description"
+        " ([`neusight_net.py`](../../training/external/neusight_net.py)), smaller than the original, and trained on the"
+        " same rows; it has no network for convolutions and no term for the launch of a kernel, which is most of the"
+        " time of small rows. The convolutions drift: within one set, rows late in the file are up to 40 % slower than"
+        " early ones of the same shape, on every GPU alike. No shape explains that; the second column knows the place"
+        " of a row in the file and is no prediction anyone could ask for, only a measure of the drift."
+        " bmm and linear get a base of whole waves of tiles, or the probabilities of the kernels learnt from the"
+        " training rows, where a fifth of the training rows says that they help."
+    ),
 }
 #: Sets of the project's GEMM target.
 TARGET_DTYPES = ("bfloat16", "fp8")
