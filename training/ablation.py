@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -41,7 +41,7 @@ from training.ablation_terms import (
 from training.dataset.kernels import TABLE as KERNELS
 from training.dataset.kernels import read_kernels
 from training.dataset.store import read_manifest
-from training.fit.family import Rows, _out_of_fold, _Processes, _prune, _Trees, _weigh, recipes_for
+from training.fit.family import Recipe, Rows, _out_of_fold, _Processes, _prune, _Trees, _weigh, recipes_for
 from training.fit.gp import fit_gp, fit_hyperparameters
 from training.fit.prepare import Table, family_rows, machine_of, read_frame
 from training.validate.baselines import baselines
@@ -94,7 +94,21 @@ def ingredients(rows: Rows, seed: int) -> tuple[Errors, Errors]:
     if recipes != [trees, plain]:
         each = _out_of_fold(rows, y, recipes)
     out[RECIPE] = _ape(_cross_weighted(each, truth, fold), truth)
+    return out, _curve(rows, y, recipes, each, seed)
 
+
+def curve_alone(rows: Rows, seed: int) -> Errors:
+    """Return errors of the learning curve without the ingredients, which cost twice as much again."""
+    t0 = float(np.quantile(rows.latency_s[rows.train], 0.01))
+    y = np.log(rows.latency_s / (t0 + rows.roofline_s))
+    recipes = recipes_for(rows, y, seed)
+    return _curve(rows, y, recipes, _out_of_fold(rows, y, recipes), seed)
+
+
+def _curve(rows: Rows, y: Array, recipes: Sequence[Recipe], each: Array, seed: int) -> Errors:
+    """Return errors by share of the rows learnt from; `each` are the recipes' out-of-fold outputs, (k, n_train)."""
+    train, fold = rows.train, rows.fold[rows.train]
+    truth = y[train]
     weights = _weigh(each, truth)
     recipes, kept = _prune(recipes, weights)
     weights = weights[kept] / weights[kept].sum()
@@ -113,7 +127,7 @@ def ingredients(rows: Rows, seed: int) -> tuple[Errors, Errors]:
                 each_here = np.concatenate([m.outputs(rows.x[inside], classes) for m in fitted])
                 predicted[inside] = weights @ each_here
         curve[f"{share:g}"] = _ape(predicted[train], truth)[scored]
-    return out, curve
+    return curve
 
 
 def _first(mask: Mask, order: NDArray[np.int64], share: float) -> Mask:
@@ -176,7 +190,10 @@ def _noise(frame: pd.DataFrame) -> Array:
     return np.abs(ratio - 1.0)
 
 
-def run(hardware: str, data: Path, seed: int = 0, quick: bool = False, progress: Progress = lambda _: None) -> Any:
+def run(
+    hardware: str, data: Path, seed: int = 0, quick: bool = False, progress: Progress = lambda _: None,
+    curve_only: bool = False,
+) -> Any:  # fmt: skip
     """Return every figure of the page that comes from training rows, as plain JSON data.
 
     Parameters
@@ -188,6 +205,9 @@ def run(hardware: str, data: Path, seed: int = 0, quick: bool = False, progress:
     seed : int
     quick : bool
         The smallest family and few rows, to try the command.
+    progress : callable
+    curve_only : bool
+        Only the learning curve.
 
     Raises
     ------
@@ -200,7 +220,7 @@ def run(hardware: str, data: Path, seed: int = 0, quick: bool = False, progress:
     sizes = {name: sum(len(g) for g in groups) for name, groups in table.groups.items()}
     names = sorted(sizes, key=lambda name: sizes[name])[: 1 if quick else None]
     kernels = read_kernels(data) if (data / KERNELS).is_file() else None
-    oracle_families = ORACLE_FAMILIES[: 1 if quick else None] if kernels is not None else ()
+    oracle_families = ORACLE_FAMILIES[: 1 if quick else None] if kernels is not None and not curve_only else ()
     parts: dict[str, dict[str, Errors]] = {}
     oracles: dict[str, Any] = {}
     with threadpool_limits(limits=1):
@@ -213,6 +233,9 @@ def run(hardware: str, data: Path, seed: int = 0, quick: bool = False, progress:
             train = rows.train
             if name in names:
                 progress(f"{name}: {train.sum()} training rows")
+                if curve_only:
+                    parts[name] = {"curve": curve_alone(rows, seed)}
+                    continue
                 errors, curve = ingredients(rows, seed)
                 inside = here[train].reset_index(drop=True)
                 errors |= _baseline_errors(inside, rows.fold[train], profile)
@@ -222,7 +245,8 @@ def run(hardware: str, data: Path, seed: int = 0, quick: bool = False, progress:
                 oracles[name] = _oracle_of(rows, here, kernels, seed)
     return {
         "hardware": profile.id, "date": date.today().isoformat(), "quick": quick, "seed": seed,
-        "command": f"python -m training.ablation --hardware {profile.id}" + (" --quick" if quick else ""),
+        "command": f"python -m training.ablation --hardware {profile.id}" + (" --quick" if quick else "")
+        + (" --curve-only" if curve_only else ""),
         "data_sha256": manifest["files"]["ops.parquet"]["sha256"],
         "families": {n: _summary(p) for n, p in sorted(parts.items())},
         "pooled": _summary(_pooled(list(parts.values()))),
@@ -266,9 +290,10 @@ def _summary(part: dict[str, Errors]) -> dict[str, Any]:
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="one family and few rows, to try the command")
+@click.option("--curve-only", is_flag=True, help="only the learning curve, as JSON for --figures; writes no page")
 def main(
     hardware: str, data: Path | None, models: Path, out: Path | None, store: Path | None, stored: Path | None,
-    seed: int, quick: bool,
+    seed: int, quick: bool, curve_only: bool,
 ) -> None:  # fmt: skip
     """Measure what each ingredient of the recipe is worth; write a page with it and with the targets reached."""
 
@@ -289,9 +314,14 @@ def main(
                 next_step="leave out --from, to fit again",
             )
     else:
-        found = run(hardware, folder, seed, quick, progress)
+        found = run(hardware, folder, seed, quick, progress, curve_only)
     if store is not None:
+        store.parent.mkdir(parents=True, exist_ok=True)
         store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if curve_only:
+        if store is None:
+            click.echo(json.dumps(found, indent=1))
+        return
     page = render(found, models)
     if out is None:
         click.echo(page)

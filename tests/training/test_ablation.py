@@ -42,6 +42,13 @@ def test_more_rows_help(found) -> None:
     assert curve["1"]["mape"] < curve["0.25"]["mape"]
 
 
+def test_the_curve_alone_is_the_same_curve(found, root) -> None:
+    alone = ablation.run("h100-sxm", root / "data" / "h100-sxm", quick=True, curve_only=True)
+    assert alone["pooled"] == {"curve": found["pooled"]["curve"]}
+    assert alone["data_sha256"] == found["data_sha256"]
+    assert "--curve-only" in alone["command"]
+
+
 def test_oracle_uses_what_the_kernel_tells_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     n = 300

@@ -185,6 +185,18 @@ def test_every_point_of_the_scatter_is_a_row(summary) -> None:
     np.testing.assert_allclose(np.log(sy.inverse(at[:, 1])), np.log(summary["points"]["predicted_s"]), atol=0.01)
 
 
+def test_stored_curves_are_found_by_the_data_they_were_made_from(tmp_path, monkeypatch) -> None:
+    for name, sha, error in (("a", "a" * 64, 0.1), ("b", "b" * 64, 0.2)):
+        figures = {"rows": 5, "median_ape": error, "mape": error, "within_10pct": 0.5}
+        found = {"data_sha256": sha, "pooled": {"curve": {"1": figures, "0.5": figures}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    monkeypatch.setattr("training.validate.curve.CURVES", tmp_path)
+    monkeypatch.setattr("training.validate.curve.PAGE", tmp_path / "none.md")
+    assert [c["median_ape"] for c in learning_curve(None, {}, "b" * 64)] == [0.2, 0.2]
+    assert learning_curve(None, {}, "c" * 64) == []
+    assert learning_curve(None, {}, None) == []
+
+
 def test_learning_curve_from_figures_and_from_the_page(tmp_path, root) -> None:
     path = tmp_path / "curve.json"
     figures = {"rows": 5, "median_ape": 0.1, "mape": 0.2, "within_10pct": 0.5}

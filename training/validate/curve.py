@@ -1,4 +1,4 @@
-"""The learning curve of a report: from the fitted model, from figures of `training.ablation`, or from its page."""
+"""The learning curve of a report: from the fitted model, from figures of `training.ablation`, or from its pages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from graphs.errors import DataError
 
 #: The page that `training.ablation` writes, in the source tree.
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "accuracy.md"
+#: Figures of ``python -m training.ablation --curve-only --figures docs/curves/ID.json``, one file a machine.
+CURVES = PAGE.parent / "curves"
 _SHA = re.compile(r"SHA-256 `([0-9a-f]{8,})")
 _TABLE = re.compile(
     r"^## Learning curve$.*?^\| family \|(.*?)$.*?^\| \*\*pooled\*\* \|(.*?)$", re.DOTALL | re.MULTILINE
@@ -37,10 +39,13 @@ def learning_curve(given: Path | None, header: dict[str, Any], data_sha256: str 
     """
     if given is None:
         stored: list[dict[str, Any]] = header.get("scores", {}).get("learning_curve", [])
-        if stored or not PAGE.is_file() or not data_sha256:
+        if stored or not data_sha256:
             return stored
-        sha, curve = _read(PAGE)
-        return curve if sha and data_sha256.startswith(sha) else []
+        for path in (*sorted(CURVES.glob("*.json")), PAGE):
+            sha, curve = _read(path) if path.is_file() else ("", [])
+            if sha and curve and data_sha256.startswith(sha):
+                return curve
+        return []
     sha, curve = _read(given)
     if not sha or not (data_sha256 or "").startswith(sha):
         raise DataError(
