@@ -76,6 +76,11 @@ def _gemm_alignment(c: Named) -> Array:
     return np.where(_half(c), half, 3 + 2 * _dtype_class(c) + (align >= 4))
 
 
+def _matrix_units(c: Named) -> Array:
+    # two large classes: a process that differs from the joint one and still sees most rows
+    return 1 - c["dtype_fp32"]
+
+
 def _convolution(c: Named) -> Array:
     return np.where(c["grouped"] > 0, 3, _operator(c))
 
@@ -86,14 +91,6 @@ def _kernel_size(c: Named) -> Array:
 
 def _convolution_dtype_kernel(c: Named) -> Array:
     return _dtype_class(c) * 3 + _kernel_size(c)
-
-
-def _convolution_dtype_size(c: Named) -> Array:
-    return _dtype_class(c) * 2 + (c["lg_waves_128x128"] > 0)
-
-
-def _convolution_dtype_layout(c: Named) -> Array:
-    return _dtype_class(c) * 2 + c["channels_last"]
 
 
 def _depthwise(c: Named) -> Array:
@@ -132,8 +129,7 @@ _RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
     "conv2d": {
         "operator": _convolution,
         "dtype_kernel": _convolution_dtype_kernel,
-        "dtype_size": _convolution_dtype_size,
-        "dtype_layout": _convolution_dtype_layout,
+        "matrix_units": _matrix_units,
     },
     "dwconv2d": {"kernel": _depthwise, "stride": _depthwise_stride, "size": _depthwise_size},
     "sdpa": {"fused": _attention},

@@ -16,6 +16,7 @@ from graphs.hardware.calibration.features.columns import (
     log2,
     param,
 )  # fmt: skip
+from graphs.hardware.calibration.features.convolution_parts import add_depthwise_parts, add_parts
 from graphs.hardware.calibration.features.gemm import add_problem
 from graphs.hardware.calibration.features.machine import Machine
 from graphs.hardware.calibration.features.processor import add_processor
@@ -105,6 +106,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.log("k_steps_padded", steps)
     c.add("lg_padded_work", log2(steps * 64 / group.itemsize / (cg * g.kh * g.kw)) + log2(ceil_div(og, 64) * 64 / og))
     c.add("wide_image", (g.wo >= 64).astype(float))
+    add_parts(c, g, dtype, group.itemsize, last, param(group, "bias", 0.0), (m, n, k), machine)
     _add_processor(c, group, g, machine)
     return c.result()
 
@@ -141,6 +143,7 @@ def build_depthwise(group: OperatorGroup, machine: Machine) -> tuple[list[str], 
     c.add("last_c_align", np.where(last, alignment(g.c, 64), 0.0))
     c.add("taps_per_byte", log2(g.kh * g.kw / group.itemsize))
     c.log("row_bytes", np.where(last, g.c, g.wo) * group.itemsize)
+    add_depthwise_parts(c, g, group.itemsize, last, param(group, "bias", 0.0), library | last, machine)
     _add_processor(c, group, g, machine)
     return c.result()
 
