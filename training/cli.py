@@ -48,7 +48,7 @@ def train(
     if profile.data is None and data is None and profile.calibration:
         click.echo(
             f"{profile.id} is calibrated by the {len(profile.calibration['operations'])} measured points in its"
-            " profile; there is nothing to fit."
+            " profile; there is nothing to fit. Fit rows of your own with --data DIR."
         )
         return
 

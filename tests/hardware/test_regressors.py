@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from graphs.errors import ModelFileError
 from graphs.hardware.calibration.artifact import load_model, save_model
 from graphs.hardware.calibration.regressors import (
     CHUNK,
+    Expert,
     GaussianProcess,
     GaussianProcesses,
     Student,
@@ -203,6 +205,55 @@ def test_unknown_form_and_missing_arrays_are_typed_errors() -> None:
     del arrays["weights"]
     with pytest.raises(ModelFileError, match="weights"):
         build("gp", arrays, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("feature", lambda a: a[: len(a) // 2], "differ in length"),
+        ("value", lambda a: np.append(a, a[:1]), "differ in length"),
+        ("left_step", lambda a: a + len(a), "'left' points outside"),
+        ("right_step", lambda a: a - len(a), "'right' points outside"),
+        ("roots", lambda a: a - 1, "'roots' points outside"),
+        ("depth", lambda a: np.array(10**9), "1000000000 deep"),
+        ("value", lambda a: np.where(a == a[-1], np.inf, a), "not finite"),
+    ],
+)
+def test_trees_that_no_fit_writes_are_refused_before_the_first_answer(name: str, change: Any, word: str) -> None:
+    arrays = random_regressors(4)[0].arrays()
+    arrays[name] = change(arrays[name])
+    with pytest.raises(ModelFileError, match=word):
+        build("trees", arrays, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("expert::0:weights", lambda a: a[:-1], "not of its 30 points"),
+        ("expert:half:1:weights", lambda a: a[:-1], "not of its 15 points"),
+        ("expert::0:shift", lambda a: a[:-1], "4 features"),
+        ("labels:half", lambda a: a[:-1], "classes are not of the 30 points"),
+        ("expert:half:0:scale", lambda a: -a, "not finite"),
+        ("expert::0:weights", lambda a: a * np.nan, "not finite"),
+        ("expert::0:weights", None, "joint process is missing"),
+        ("labels:half", None, "half"),
+    ],
+)
+def test_processes_that_no_fit_writes_are_refused_before_the_first_answer(name: str, change: Any, word: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = {"half": (np.arange(30) % 2).astype(np.int16)}
+    experts = [
+        Expert(p, v, rng.normal(size=n), rng.normal(size=4), np.ones(4), 0.0)
+        for p, v, n in (("", 0, 30), ("half", 0, 15), ("half", 1, 15))
+    ]
+    arrays = GaussianProcesses(rng.normal(size=(30, 4)).astype(np.float32), labels, tuple(experts)).arrays()
+    build("gps", arrays, "here")
+    if change is None:
+        del arrays[name]
+    else:
+        arrays[name] = change(arrays[name])
+    with pytest.raises(ModelFileError, match=word):
+        build("gps", arrays, "here")
 
 
 def test_forms_have_distinct_names() -> None:

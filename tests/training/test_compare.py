@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from report_rows import made_up, models, summary_of
 
 from graphs.errors import DataError
-from training.validate.build import to_json
+from training.validate.build import load_summary, to_json
 from training.validate.cli import validate
 from training.validate.compare import compare
 from training.validate.compare_render import page, render, verdict
@@ -52,6 +52,11 @@ def test_figures_of_models_left_out_of_the_fit_stand_beside_those_of_all(before)
     assert (found["a"]["median_ape"], found["b"]["median_ape"]) == (0.3, 0.2)
     assert "models eager, each left out of the fit" not in groups
     assert "models device, each left out of the fit" in render(compare(first, after, ("a", "b")))
+
+
+def test_an_unknown_name_says_what_may_be_compared() -> None:
+    with pytest.raises(DataError, match=r"h100-smx.*JSON file.*folder of a fitted model.*hardware id \(h100-sxm"):
+        load_summary("h100-smx")
 
 
 def test_one_operator_that_got_worse_fails_with_its_rows(before) -> None:

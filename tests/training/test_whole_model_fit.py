@@ -12,6 +12,7 @@ pytest.importorskip("sklearn")
 
 import pandas as pd
 
+from graphs import ops
 from graphs.estimates import OperatorEstimate
 from graphs.estimation import eager_s, estimate_trace
 from graphs.hardware.calibration.calibration import load_calibration
@@ -25,6 +26,8 @@ from training.fit.host import _eager_entry, fit_host, launch_table
 from training.fit.model_interval import fit_interval
 from training.fit.priced import PricedModel, family_of, price_models
 from training.fit.queue_fit import QueueFit
+from training.validate.baselines import attainable_s
+from training.validate.model_baselines import baseline_sums
 from training.validate.models import _fitted_on, score_models
 
 NAMES = ["alpha1", "alpha2", "beta1", "gamma1", "delta1", "epsilon1", "zeta1", "eta1"]
@@ -188,6 +191,28 @@ def _xeon_rows() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def measured_operators() -> pd.DataFrame:
+    """Every call of AlexNet, all at 10 % of the roofline: what the tables then say of it is known."""
+    profile = load_profile("xeon-16c")
+    calls = [o for o in load_trace("alexnet", 1, "fp32").operators if o.op]
+    frame = pd.DataFrame([{"op": o.op, "dtype": o.dtype, "params": o.params} for o in calls for _ in range(4)])
+    cost = [ops.evaluate(o.op, o.params, 4) for o in calls for _ in range(4)]
+    frame = frame.assign(flops=[float(c.flops) for c in cost], bytes=[float(c.bytes) for c in cost])
+    return frame.assign(median_us=10 * attainable_s(frame, profile) * 1e6)
+
+
+def test_baselines_of_whole_models_are_sums_over_their_calls() -> None:
+    mapper = CPUMapper(load_profile("xeon-16c"))
+    traces = [load_trace(name, 1, "fp32") for name in ("alexnet", "vgg11")]
+    sums = baseline_sums(traces, mapper, measured_operators())
+    np.testing.assert_allclose(sums["lookup"][0], 10 * sums["roofline"][0], rtol=1e-9)
+    np.testing.assert_allclose(sums["log_linear"][0], 10 * sums["roofline"][0], rtol=1e-9)
+    for i, trace in enumerate(traces):
+        bare = estimate_trace(trace, mapper, "graph")
+        assert sums["default_20pct"][i] == pytest.approx(sum(o.latency_s for o in bare.operators))
+    assert baseline_sums([], mapper, None) == {}
+
+
 def test_fitted_terms_score_unseen_models_apart_from_seen_ones() -> None:
     calibration = load_calibration("xeon-16c")
     assert calibration.model is not None
@@ -199,7 +224,9 @@ def test_fitted_terms_score_unseen_models_apart_from_seen_ones() -> None:
     try:
         calibration.model.header.clear()
         calibration.model.header["whole_models"] = fit_host(frame, mapper)
-        s = score_models(pd.concat([frame, pd.DataFrame([extra, unknown])], ignore_index=True), mapper)
+        given = pd.concat([frame, pd.DataFrame([extra, unknown])], ignore_index=True)
+        s = score_models(given, mapper, measured_operators())
+        alone = score_models(given, mapper)
     finally:
         calibration.model.header.clear()
         calibration.model.header.update(header)
@@ -208,6 +235,10 @@ def test_fitted_terms_score_unseen_models_apart_from_seen_ones() -> None:
     assert s["by_area"]["vision"]["n"] == 7
     assert s["by_group"]["vision eager batch 1"]["n"] == 7
     assert s["left_out"]["eager"]["models"] == 6
+    # the Contract: the same baselines as of operators; without a table those that need none
+    assert {"default_20pct", "roofline", "lookup", "log_linear"} <= set(s["baselines"])
+    assert set(alone["baselines"]) == {"default_20pct", "roofline"}
+    assert alone["baselines"]["roofline"] == s["baselines"]["roofline"]
     assert s["skipped"][0]["model"] == "no_such_net"
     assert "conv2d" in next(r for r in s["rows"] if r["model"] == "alexnet")["why"] or "linear" in s["rows"][0]["why"]
 

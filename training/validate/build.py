@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pandas as pd
 
 import graphs
-from graphs.errors import DataError, ModelFileError
+from graphs.errors import DataError, ModelFileError, UnknownHardwareError
 from graphs.hardware import assets
 from graphs.hardware.calibration.artifact import HEADER, load_model
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
@@ -59,7 +60,8 @@ def build_summary(
     summary = _ops_summary(profile, mapper.calibration, ops_file, models_file, calibration, data)
     models = models_frame(profile, ops_file, models_file, data)
     if models is not None:
-        summary["models"] = score_models(models, mapper)
+        known = _known_operators(profile, data)
+        summary["models"] = score_models(models, mapper, known)
     header = mapper.calibration.model.header if mapper.calibration.model is not None else {}
     summary["learning_curve"] = learning_curve(learning_curve_file, header, summary["provenance"].get("data_sha256"))
     summary["provenance"]["report"] = {
@@ -67,6 +69,14 @@ def build_summary(
         "python": platform.python_version(),
     }  # fmt: skip
     return summary
+
+
+def _known_operators(profile: HardwareProfile, data: Path | None) -> pd.DataFrame | None:
+    """Return the training rows of a machine, where it was measured."""
+    if profile.data is None and data is None:
+        return None
+    frame = read_frame(profile, data_folder(profile, data))[0]
+    return frame[frame["split"] == "train"]
 
 
 def load_summary(name: str) -> tuple[dict[str, Any], str]:
@@ -100,6 +110,15 @@ def load_summary(name: str) -> tuple[dict[str, Any], str]:
                 next_step="write it again",
             )
         return found, path.name
+    try:
+        load_profile(name)
+    except UnknownHardwareError as error:
+        raise DataError(
+            "there is nothing of this name to compare",
+            received=name,
+            allowed=f"a JSON file of graphs validate, the folder of a fitted model, a hardware id ({error.allowed})",
+            next_step="write one with `graphs validate --hardware ID --json FILE`; `graphs hardware` lists the ids",
+        ) from error
     return build_summary(name), name
 
 

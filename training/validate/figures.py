@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -215,10 +216,11 @@ def learning(curve: list[dict[str, Any]]) -> str:
 
 def _models(rows: list[dict[str, Any]]) -> list[str]:
     out = []
-    order: Callable[[dict[str, Any]], Any] = lambda r: (r["model"], r["batch"])  # noqa: E731
     for i, (mode, dtype) in enumerate(sorted({(r["mode"], r["dtype"]) for r in rows})):
         bars = []
-        for r in sorted((r for r in rows if (r["mode"], r["dtype"]) == (mode, dtype)), key=order):
+        for r in sorted(
+            (r for r in rows if (r["mode"], r["dtype"]) == (mode, dtype)), key=itemgetter("model", "batch")
+        ):
             m, low, high = r["measured_s"], r["low_s"], r["high_s"]
             known = low is not None and high is not None and np.isfinite(low + high)
             bars.append(Row(f"{_shorten(r['model'])} b{r['batch']}", [r["predicted_s"] / m - 1.0],

@@ -15,13 +15,13 @@ from graphs.tracing.trace import Trace
 from graphs.whole_model import HEADER_KEY
 from training.traces import find_trace
 from training.validate.metrics import metrics
+from training.validate.model_baselines import baseline_sums
 
-BASELINES = ("default_20pct", "roofline")
 #: Operators of a row that are named as what its time is made of.
 LARGEST = 3
 
 
-def score_models(frame: pd.DataFrame, mapper: HardwareMapper) -> dict[str, Any]:
+def score_models(frame: pd.DataFrame, mapper: HardwareMapper, table: pd.DataFrame | None = None) -> dict[str, Any]:
     """Return figures of whole models and every row.
 
     Parameters
@@ -30,18 +30,21 @@ def score_models(frame: pd.DataFrame, mapper: HardwareMapper) -> dict[str, Any]:
         model, batch, dtype, mode, median_us.  ``graph`` and ``kernels`` rows are compared with that device time,
         ``eager`` rows with eager time.
     mapper : HardwareMapper
+    table : DataFrame, optional
+        Measured operators for the baselines that look among such.
 
     Returns
     -------
     dict
         The figures of all rows, ``by_mode``, ``by_dtype``, ``by_model``, ``by_area`` (vision, language), ``by_batch``,
-        ``by_group`` (``language device``, ``vision eager fp16`` and the like), ``baselines`` (sum of the operators'
-        default and roofline times); ``by_use``: ``in_sample`` (models that any term was fitted to) apart from
+        ``by_group`` (``language device``, ``vision eager fp16`` and the like), ``baselines`` (sums of what each
+        says of the operators); ``by_use``: ``in_sample`` (models that any term was fitted to) apart from
         ``unseen``; ``left_out``: what fitting stored of each model left out in turn; ``rows`` and ``skipped`` (rows
         without a trace, with the reason).
     """
     fitted = _fitted_on(mapper)
-    rows, skipped = [], []
+    rows: list[dict[str, Any]] = []
+    skipped, scored_traces = [], []
     traces: dict[tuple[str, int, str], Trace] = {}
     for record in frame.to_dict("records"):
         key = (str(record["model"]), int(record["batch"]), ops.canonical(record["dtype"]))
@@ -54,19 +57,29 @@ def score_models(frame: pd.DataFrame, mapper: HardwareMapper) -> dict[str, Any]:
             skipped.append({**dict(zip(("model", "batch", "dtype"), key, strict=True)), "reason": str(error)})
             continue
         trace, measured = traces[key], float(record["median_us"]) * 1e-6
+        scored_traces.append(trace)
         seen = key[0] in fitted["eager" if mode == "eager" else "device"]
         rows.append(
             {
                 "model": key[0], "batch": key[1], "dtype": key[2], "mode": mode, "area": area_of(trace),
                 "use": "in_sample" if seen else "unseen", "measured_s": measured, "predicted_s": e.latency_s,
                 "low_s": e.interval_s[0], "high_s": e.interval_s[1],
-                "default_20pct": _sum(trace, mapper, "default"), "roofline": _sum(trace, mapper, "roofline"),
                 "calls": len(trace), "time_share": e.coverage["time"],
                 "unmodelled": sum(o.count for o in trace.unmodelled), "why": _why(e, measured),
             }
         )  # fmt: skip
-    table = pd.DataFrame(rows)
-    return {**_figures(table), **_groups(table), "left_out": _left_out(mapper), "rows": rows, "skipped": skipped}
+    sums = baseline_sums(scored_traces, mapper, table)
+    for name, seconds in sums.items():
+        for row, value in zip(rows, seconds.tolist(), strict=True):
+            row[name] = value
+    scored = pd.DataFrame(rows)
+    return {
+        **_figures(scored),
+        **_groups(scored, tuple(sums)),
+        "left_out": _left_out(mapper),
+        "rows": rows,
+        "skipped": skipped,
+    }
 
 
 def area_of(trace: Trace) -> str:
@@ -143,7 +156,7 @@ def _figures(table: pd.DataFrame, predicted: str = "predicted_s") -> dict[str, A
     return {**out, "source_share": shares}
 
 
-def _groups(table: pd.DataFrame) -> dict[str, Any]:
+def _groups(table: pd.DataFrame, baselines: tuple[str, ...]) -> dict[str, Any]:
     columns = ("mode", "dtype", "model", "area", "batch", "use")
     if table.empty:
         return {**{f"by_{c}": {} for c in columns}, "by_group": {}, "baselines": {}}
@@ -158,17 +171,8 @@ def _groups(table: pd.DataFrame) -> dict[str, Any]:
     out["by_group"] = {str(v): _figures(table[g == v]) for g in split for v in sorted(g.unique())}
     # A baseline has no term for the host, so it is compared on device time.
     some = device if len(device) else table
-    out["baselines"] = {name: _figures(some, name) for name in BASELINES}
+    out["baselines"] = {name: _figures(some, name) for name in baselines}
     return out
-
-
-def _sum(trace: Any, mapper: HardwareMapper, which: str) -> float:
-    priced = [o for o in trace.operators if o.op]
-    groups = ops.group_operators([o.op for o in priced], [o.dtype for o in priced], [o.params for o in priced])
-    bare = type(mapper)(mapper.resource_model)
-    e = bare.map_operators(groups)
-    seconds = e.latency_s if which == "default" else np.maximum(e.compute_time_s, e.memory_time_s)
-    return float(seconds @ np.array([o.count for o in priced], dtype=np.float64))
 
 
 def worst_models(summary: dict[str, Any], count: int = 10) -> list[dict[str, Any]]:

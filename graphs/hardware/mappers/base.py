@@ -167,6 +167,7 @@ class HardwareMapper:
                 next_step='ask with out_of_domain="default" or "extrapolate" to get a number all the same',
             )
         latency = np.where(unanswered, roof.default_s(self.default_efficiency), answer.latency_s)
+        silent = unanswered & (answer.reason == "")
         return OperatorEstimates(
             latency_s=latency,
             efficiency=roof.efficiency(latency),
@@ -174,7 +175,7 @@ class HardwareMapper:
             interval_low_s=answer.low_s,
             interval_high_s=answer.high_s,
             source=np.where(unanswered, "default", answer.source),
-            reason=answer.reason,
+            reason=np.where(silent, "the fitted model gave no finite number", answer.reason),
             bound=np.where(
                 unanswered,
                 roof.bound(latency, self.default_efficiency),

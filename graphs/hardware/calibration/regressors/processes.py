@@ -219,4 +219,23 @@ class GaussianProcesses:
                 mean = float(a[where + "mean"])
                 experts.append(Expert(partition, int(label), weights, fields["shift"], fields["scale"], mean))
         experts.sort(key=lambda e: e.partition != "")
-        return cls(a["points"], labels, tuple(experts))
+        processes = cls(a["points"], labels, tuple(experts))
+        processes._check()
+        return processes
+
+    def _check(self) -> None:
+        """Raise `ValueError` for arrays that do not fit one another, or are not finite."""
+        rows, features = self.points.shape
+        if any(len(own) != rows for own in self.labels.values()):
+            raise ValueError(f"classes are not of the {rows} points")
+        for e in self.experts:
+            own = rows if e.partition == "" else int((self.labels[e.partition] == e.label).sum())
+            if len(e.weights) != own or len(e.shift) != features or len(e.scale) != features:
+                raise ValueError(
+                    f"process '{e.partition}:{e.label}' is not of its {own} points and {features} features"
+                )
+            # a feature that a process does not look at may have an endless scale, not a negative one
+            if not (np.isfinite(e.weights).all() and np.isfinite(e.shift).all() and (e.scale > 0).all()):
+                raise ValueError(f"numbers of process '{e.partition}:{e.label}' are not finite")
+        if not self.experts or self.experts[0].partition != "":
+            raise ValueError("the joint process is missing")

@@ -103,10 +103,25 @@ class TreeEnsemble:
         else:
             own = np.arange(len(a["left_step"]), dtype=np.int32)
             left, right = a["left_step"] + own, a["right_step"] + own
-        return cls(
+        trees = cls(
             a["feature"], a["threshold"].astype(np.float64), left, right, a["value"], a["roots"],
             int(a["depth"]), float(a["base"]),
         )  # fmt: skip
+        trees._check()
+        return trees
+
+    def _check(self) -> None:
+        """Raise `ValueError` for arrays that no fit writes: they would fail, or never end, at the first answer."""
+        nodes = len(self.feature)
+        if any(len(a) != nodes for a in (self.threshold, self.left, self.right, self.value)):
+            raise ValueError("the arrays of the trees' nodes differ in length")
+        for name, places in (("left", self.left), ("right", self.right), ("roots", self.roots)):
+            if len(places) and not 0 <= places.min() <= places.max() < nodes:
+                raise ValueError(f"'{name}' points outside the {nodes} nodes of the trees")
+        if not 0 <= self.depth <= nodes:
+            raise ValueError(f"trees of {nodes} nodes are {self.depth} deep")
+        if not (np.isfinite(self.threshold).all() and np.isfinite(self.value).all() and np.isfinite(self.base)):
+            raise ValueError("numbers of the trees are not finite")
 
 
 @dataclass(frozen=True, slots=True)
