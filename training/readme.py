@@ -1,4 +1,4 @@
-"""Write README.md's accuracy table and figure from the fitted models: ``python -m training.readme``."""
+"""Write README.md's accuracy table and figure, and the table of whole models: ``python -m training.readme``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,40 @@ def accuracy_table(headers: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def models_table(headers: list[dict[str, Any]]) -> str:
+    """Return a Markdown table of whole models left out of the fit in turn.
+
+    Parameters
+    ----------
+    headers : list of dict
+        As `accuracy_table`.
+    """
+    lines = [
+        "| hardware, mode | rows / models | plain sum, median / mean APE | left out, median / mean APE | worst |"
+        " family left out | interval: coverage, median half-width |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mode in ("device", "eager"):
+        for h in headers:
+            whole = h.get("whole_models", {})
+            terms, interval = whole.get(mode) or {}, whole.get("intervals", {}).get(mode)
+            if "lomo" not in terms:
+                continue
+            areas = terms.get("lomo_by_area", {})
+            shown = ", ".join(f"{area} {_pair(m)}" for area, m in areas.items()) if len(areas) > 1 else ""
+            plain, family = (_pair(terms[k]) if k in terms else "" for k in ("plain_sum", "left_out_family"))
+            held = (
+                f"{percent(interval['lomo_coverage'], 0)}, {percent(interval['lomo_half_width'], 0)}"
+                if interval
+                else ""
+            )
+            lines.append(
+                f"| {h['hardware']} {mode} | {terms['rows']} / {terms['models']} | {plain} | {_pair(terms['lomo'])}"
+                f"{f' ({shown})' if shown else ''} | {percent(terms['lomo']['worst_ape'], 0)} | {family} | {held} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def _networks(header: dict[str, Any], mode: str) -> str:
     terms = header.get("whole_models", {}).get(mode) or {}
     return f"{_pair(terms['lomo'])} ({terms['rows']} rows)" if "lomo" in terms else "-"
@@ -63,21 +97,24 @@ def error_figure(root: Path) -> str:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="fail if the table is not the models' present scores")
+@click.option("--check", is_flag=True, help="fail if a table is not the models' present scores")
 def main(check: bool) -> None:
-    """Write the accuracy table into README.md, and the figure that it shows."""
+    """Write the accuracy tables into README.md and docs/whole-models.md, and the figure that README.md shows."""
     root = Path(__file__).resolve().parent.parent
     # Measured here: models of other projects' data have pages of their own.
     folders = sorted(p.parent.name for p in (root / "data").glob("*/ops.parquet"))
     headers = [json.loads((root / "models" / f / "model.json").read_text(encoding="utf-8")) for f in folders]
-    readme = root / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = _MARK.sub(lambda m: m[1] + accuracy_table(headers) + m[2], old)
+    pages = {"README.md": accuracy_table(headers), "docs/whole-models.md": models_table(headers)}
+    for name, table in pages.items():
+        page = root / name
+        old = page.read_text(encoding="utf-8")
+        new = _MARK.sub(rf"\g<1>{table}\g<2>", old)
+        if check and new != old:
+            raise SystemExit(f"{name} does not show the models' present scores; run `python -m training.readme`")
+        if not check:
+            page.write_text(new, encoding="utf-8")
     if check:
-        if new != old:
-            raise SystemExit("README.md does not show the models' present scores; run `python -m training.readme`")
         return
-    readme.write_text(new, encoding="utf-8")
     figure = root / "docs" / "figures" / f"{SHOWN}-errors.svg"
     figure.parent.mkdir(exist_ok=True)
     figure.write_text(error_figure(root) + "\n", encoding="utf-8")
