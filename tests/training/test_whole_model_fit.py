@@ -156,6 +156,15 @@ def test_intervals_cover_models_that_were_left_out(correlated: bool) -> None:
     assert 0.8 <= inside <= 0.99
 
 
+def test_rows_without_a_bound_do_not_spoil_the_interval_of_the_others() -> None:
+    names, widths = list("abcdef"), [np.ones(2)] * 5 + [np.array([1.0, np.nan])]
+    found = fit_interval(names, np.full(6, 0.1), widths, np.zeros(6))
+    assert found is not None
+    assert (found["rows"], found["lomo_coverage"]) == (5, 1.0)
+    assert np.isfinite(found["quantile"])
+    assert fit_interval(names, np.full(6, 0.1), [np.full(1, np.nan)] * 6, np.zeros(6)) is None
+
+
 def test_too_few_models_have_no_interval() -> None:
     assert fit_interval(["a"] * 50, np.zeros(50), [np.ones(1)] * 50, np.zeros(50)) is None
 
@@ -222,7 +231,7 @@ def test_fitted_terms_score_unseen_models_apart_from_seen_ones() -> None:
     extra = {"model": "vit_b_16", "batch": 1, "dtype": "fp32", "mode": "eager", "median_us": 5e4}
     unknown = {"model": "no_such_net", "batch": 1, "dtype": "fp32", "mode": "eager", "median_us": 5e4}
     try:
-        calibration.model.header.clear()
+        calibration.model.header.pop("whole_models")
         calibration.model.header["whole_models"] = fit_host(frame, mapper)
         given = pd.concat([frame, pd.DataFrame([extra, unknown])], ignore_index=True)
         s = score_models(given, mapper, measured_operators())

@@ -34,7 +34,7 @@ def fit_interval(
     log_errors : (n,) float64
         log(predicted / measured), predicted by terms that have not seen the model.
     widths : sequence of (d,) float64
-        Share of the total x log half-width of each distinct operator.
+        Share of the total x log half-width of each distinct operator.  Rows with one that is not finite are left out.
     waiting : (n,) float64
         Share of the total that the device waits for the host.
 
@@ -44,6 +44,10 @@ def fit_interval(
         The fields of `IntervalTerms`; ``lomo_coverage`` and ``lomo_half_width`` (median, log latency) of intervals
         whose quantile was taken over other families of models; the other parts were chosen on all rows.
     """
+    # A call answered by the default, where that was never compared with a measurement, has no bound.
+    known = [i for i, w in enumerate(widths) if np.isfinite(w).all()]
+    models, widths = [models[i] for i in known], [widths[i] for i in known]
+    log_errors, waiting = log_errors[known], waiting[known]
     names = np.asarray(models)
     if len(set(models)) < LEAST_MODELS:
         return None
