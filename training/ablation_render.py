@@ -132,9 +132,7 @@ def _ingredients(found: dict[str, Any]) -> str:
         f" {', '.join(SLOW_OUTLIERS)} add noise to training rows that are far slower than the rest of the rows says,"
         f" and families of fewer than {SMALL_FAMILY} training rows get a forest of randomised trees, and length scales"
         f" of their own in each fold (so do {' and '.join(ADAPTABLE)}); without that,"
-        " cross-validation flatters the rows above: in a trial the stack of conv2d came to 14.0 / 22.4 % with shared"
-        " length scales, to 14.9 / 24.6 % with each fold's own, and to 13.7 / 21.7 % with slow outliers distrusted as"
-        " well. The columns below are the rows above."
+        " cross-validation flatters the rows above. The columns below are the rows above."
     )
     return f"## What each ingredient is worth\n\n{pooled}\n\n{note}\n\n{_table(head, by_family)}"
 
@@ -309,9 +307,8 @@ def _reasons(found: dict[str, Any]) -> str:
             "**Kernel selection.** cuDNN chooses among many kernels by rules that are not public, and latency jumps"
             " where the choice changes: neighbouring shapes tell little across such a cliff. On convolutions the true"
             f" kernel takes a plain GP from {_pair(first)} to {_pair(last)}; the rest of the error stays even with the"
-            " kernel known. Predicted kernel names did not help: in an earlier trial on 1,251 labelled conv2d rows a GP"
-            " went from 17.1 / 30.2 to 12.1 / 18.6 % with the true kernel, but to 18.6 / 29.4 % with an out-of-fold"
-            " prediction of it, made from the same features."
+            " kernel known. Kernel names predicted out of fold from the same features did not help when they were"
+            " tried, with fewer features than now."
         )
     curve = found["pooled"]["curve"]
     half, full = (curve[f"{s:g}"] for s in ablation.CURVE_SHARES[-2:])

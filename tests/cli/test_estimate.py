@@ -157,8 +157,10 @@ def test_an_optimizer_adds_its_update_and_its_state() -> None:
     # sgd reads weight and gradient and writes the weight; adamw reads and writes two states besides
     assert [sum(o["bytes"] for o in u) for u in update] == [0, 3 * weights, 7 * weights]
     for e, u in zip((sgd, adamw), update[1:], strict=True):
-        # the networks are priced in calls of their own: equal to single precision of the processes
-        assert e["latency_s"] - plain["latency_s"] == pytest.approx(sum(o["latency_s"] for o in u), rel=1e-4)
+        # within one estimate, since processes round in single precision by what is asked at once
+        rest = [o for o in e["operators"] if o["module"] != "(optimizer)"]
+        assert [(o["op"], o["params"]) for o in rest] == [(o["op"], o["params"]) for o in plain["operators"]]
+        assert e["latency_s"] - sum(o["latency_s"] for o in rest) == pytest.approx(sum(o["latency_s"] for o in u))
         assert e["flops"] == plain["flops"]
 
 

@@ -68,7 +68,7 @@ def test_whole_models_of_our_own_are_timed(quick, tmp_path, monkeypatch) -> None
     (row,) = read_models(tmp_path / "box" / "models.parquet").frame.to_dict("records")
     assert (row["model"], row["batch"], row["dtype"], row["mode"]) == ("resnet18", 1, "fp32", "eager")
     assert row["params_count"] == 11_689_512
-    assert row["median_us"] > 10  # 3.6 GFLOP
+    assert row["median_us"] > 1000  # 3.6 GFLOP
 
 
 def test_ceilings_are_plausible_and_leave_out_what_is_emulated(monkeypatch) -> None:
