@@ -7,28 +7,35 @@ rough, and only their ratios to the roofline are features: the fitted model lear
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphs.hardware.calibration.features.columns import Array, Columns, alignment, ceil_div, log2
+from graphs.hardware.calibration.features.convolution_layout import (
+    FILLED_GROUPS,
+    LAUNCH_S,
+    PLANAR_SLICE_SHARE,
+    WIDEST_GROUP,
+    Costs,
+    Tensors,
+    around_s,
+    path_of,
+)  # fmt: skip
 from graphs.hardware.calibration.features.machine import Machine
 
 if TYPE_CHECKING:
     from graphs.hardware.calibration.features.convolution import Geometry
 
-#: A kernel that does next to nothing, seconds.
-LAUNCH_S = 1.7e-6
-#: A transform of a general kind: its least time, and the share of the bandwidth it reaches.
-SLOW_S, SLOW_SHARE = 9e-6, 0.15
-#: The same share where fp32 channels of planar tensors are cut out for one group.
-PLANAR_SLICE_SHARE = 0.03
-#: Channels of a group that kernels for groups take.
-WIDEST_GROUP = 32
-#: Tiles (rows, columns) of implicit GEMM kernels, and bytes of k that one step of their main loop takes.
+#: Channels of a group up to which fp32 kernels find them in the planar tensor.
+PLANAR_CHANNELS = 48.0
+#: Groups that run at once where each leaves most of the machine idle.
+STREAMS = 4.0
+#: Tiles (rows, columns) of implicit GEMM kernels, and bytes of k that one step of their main loop takes; a block of
+#: channels that it does not share with the next tap.
 TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 32))
-STEP_BYTES = 128.0
+STEP_BYTES, BLOCK_BYTES = 128.0, 64.0
 #: Parts that the k loop may be split in.
 SPLITS = (2, 4, 8, 16)
 _TILES = np.array(TILES, dtype=np.float64).T[:, :, None]
@@ -62,52 +69,57 @@ def add_parts(
     """
     if machine.kind != "gpu":
         return
-    rate = machine.bandwidth_bytes_per_s
-    units = dtype != "fp32"
-    vector = 16.0 / itemsize
     cg, og = g.c / g.groups, g.o / g.groups
-    in_bytes, out_bytes, weight_bytes = (itemsize * x for x in (g.inputs, g.outputs, g.weights))
-
-    def copy_s(nbytes: Any, when: Any) -> Array:
-        return np.where(when, LAUNCH_S + 2.0 * np.asarray(nbytes) / rate, 0.0)
-
-    def slow_s(nbytes: Any, when: Any, share: float = SLOW_SHARE) -> Array:
-        return np.where(when, SLOW_S + 2.0 * np.asarray(nbytes) / (share * rate), 0.0)
-
-    unit = (g.kh == 1) & (g.kw == 1)
     grouped = g.groups > 1
-    product = unit & (g.stride == 1) & ~grouped
-    ragged_c, ragged_o = units & (np.mod(cg, vector) != 0), units & (np.mod(og, vector) != 0)
-    ragged = ragged_c | ragged_o
-    # Matrix-unit kernels read channels-last and fp32 ones planar tensors: the others are turned on the way in and
-    # out, and ragged channels padded.
-    turned = ~product & (units != last)
-    padded = ~product & units & last
-    inwards = copy_s(in_bytes, turned | (padded & ragged_c))
-    outwards = copy_s(out_bytes, turned | (padded & ragged_o))
-    weights = copy_s(weight_bytes, turned & ~unit) + slow_s(weight_bytes, ragged & ~product)
-    added = copy_s(out_bytes, bias > 0)
-    around = inwards + outwards + weights
-
     m, n, k = problem
+    whole_call = Tensors(g.n, g.c, g.o, g.kh * g.kw, g.h * g.w, g.ho * g.wo, g.groups, itemsize)
+    costs = Costs(machine)
+    unit = g.kh * g.kw == 1
+    product = unit & (g.stride == 1) & ~grouped
+    flops = 2.0 * m * n * k * g.groups
+    path = path_of(dtype, last, product, flops, whole_call)
+    added = np.where(bias > 0, costs.copy_s(whole_call.out_bytes), 0.0)
+    around = around_s(path, last, whole_call, costs)
+
     # a product of planar tensors is one of each image
     m, images = np.where(product & ~last, g.ho * g.wo, m), np.where(product & ~last, g.n, 1.0)
-    peak = machine.peak_flops_per_s(dtype) / machine.units
-    together = _tiles_s(images * g.groups, m, n, k, itemsize, peak, machine)
-    one = _tiles_s(images, m, n, k, itemsize, peak, machine) if grouped.any() else together
-    roofline = machine.attainable_s(2.0 * m * images * n * k * g.groups, in_bytes + out_bytes + weight_bytes, dtype)
+    kernels = np.where(path.units, dtype, "fp32")
+    peak = machine.peak_flops_per_s(kernels) / machine.units
+    # the loop goes over the taps, and over whole blocks of channels at each
+    blocks = ceil_div(cg * itemsize, BLOCK_BYTES) * BLOCK_BYTES / itemsize
+    k = np.where(path.units & ~product, g.kh * g.kw * blocks, k)
+    together = _tiles_s(images * g.groups, m, n, k, itemsize, peak, machine, path.units)
+    one = _tiles_s(images, m, n, k, itemsize, peak, machine, path.units) if grouped.any() else together
+    nbytes = whole_call.in_bytes + whole_call.out_bytes + whole_call.weight_bytes
+    roofline = machine.attainable_s(flops, nbytes, dtype)
     main = np.maximum(together, roofline)
-    # Kernels for groups want equal numbers of channels in and out, powers of two; others of equal number are
-    # filled up by slow kernels; all else runs group after group, each on its slice of the channels.
+    # Kernels for groups want equal numbers of channels in and out, powers of two; other groups are filled up by slow
+    # kernels where there are many; all else runs group after group, each on its slice of the channels, on a few
+    # streams at once.
+    units = path.units & (cg > 1)
     equal = grouped & units & (g.c == g.o)
     whole = np.exp2(alignment(cg, 64)) == cg
-    native, filled = equal & whole & (cg <= WIDEST_GROUP), equal & ~whole
-    filling = slow_s(weight_bytes, filled) + slow_s(in_bytes, filled & last) + slow_s(out_bytes, filled & last)
-    part = (in_bytes + out_bytes) / g.groups
-    slices = np.where(units, copy_s(part, grouped), slow_s(part, grouped & (g.n > 1), PLANAR_SLICE_SHARE))
-    serial = g.groups * (one + LAUNCH_S + slices) + around + (g.groups - 1) * LAUNCH_S
-    flipped = np.where(equal & ~last, inwards + outwards, 0.0)
-    of_groups = np.where(native, main + flipped, np.where(filled, main + flipped + filling, serial))
+    widest = np.where(dtype == "tf32", 2.0 * WIDEST_GROUP, WIDEST_GROUP)
+    native = equal & whole & (cg <= widest)
+    filled = grouped & units & ~native & (equal | (g.groups >= FILLED_GROUPS))
+    own = grouped & (cg == 1) & ~last
+    turn = path.turned & ~own
+    filling = costs.general_s(whole_call.weight_bytes) + np.where(
+        turn,
+        costs.turn_s(g.n, g.c, g.h * g.w, itemsize) + costs.turn_s(g.n, g.o, g.ho * g.wo, itemsize),
+        costs.general_s(whole_call.in_bytes) + costs.general_s(whole_call.out_bytes),
+    )
+    share = Tensors(g.n, cg, og, g.kh * g.kw, g.h * g.w, g.ho * g.wo, np.ones_like(cg), itemsize)
+    slices_bytes = share.in_bytes + share.out_bytes
+    planar = np.where((g.n > 1) & (cg > PLANAR_CHANNELS), costs.general_s(slices_bytes, PLANAR_SLICE_SHARE), 0.0)
+    slices = np.where(last, costs.copy_s(slices_bytes) + LAUNCH_S, np.where(units, 0.0, planar))
+    each = one + LAUNCH_S + around_s(path, last, share, costs) + slices
+    at_once = np.clip(machine.units / np.maximum(images * ceil_div(m, 64) * ceil_div(n, 64), 1.0), 1.0, STREAMS)
+    serial = g.groups * each / np.minimum(at_once, g.groups)
+    flipped = np.where(turn, around, 0.0)
+    # one channel a group and planar: the framework's own kernel
+    flipped, native = np.where(own, 0.0, flipped), native | own
+    of_groups = np.where(native, main + flipped, np.where(filled, main + filling, serial))
     total = LAUNCH_S + added + np.where(grouped, of_groups, main + around)
     base = roofline + LAUNCH_S
     c.add("lg_around_over_roofline", log2((base + added + around) / base))
@@ -118,13 +130,18 @@ def add_parts(
     c.add("bias_share", added / (LAUNCH_S + main + around + added))
     c.add("native_groups", native)
     c.add("filled_groups", filled)
-    c.log("weight_bytes", weight_bytes)
+    c.add("without_units", (dtype != "fp32") & ~path.units)
+    c.add("turned", turn)
+    c.log("weight_bytes", whole_call.weight_bytes)
     c.log("weight_channels", cg * og)
     # rows of the operands of a product: of the output channels, or of a plane
     row = np.where(last, og, g.ho * g.wo)
-    c.add("ragged_product", product & units & ((np.mod(row, vector) != 0) | (ragged_c & last)))
+    vector = 16.0 / itemsize
+    half_or_tf32 = dtype != "fp32"
+    ragged_c = half_or_tf32 & (np.mod(cg, vector) != 0)
+    c.add("ragged_product", product & half_or_tf32 & ((np.mod(row, vector) != 0) | (ragged_c & last)))
     c.add("ragged_c", ragged_c)
-    c.add("ragged_o", ragged_o)
+    c.add("ragged_o", half_or_tf32 & (np.mod(og, vector) != 0))
 
 
 def add_depthwise_parts(
@@ -151,7 +168,9 @@ def add_depthwise_parts(
     c.add("lg_around_over_bytes", log2((base + added_s + padding_s) / base))
 
 
-def _tiles_s(b: Array, m: Array, n: Array, k: Array, itemsize: Array, peak: Array, machine: Machine) -> Array:
+def _tiles_s(
+    b: Array, m: Array, n: Array, k: Array, itemsize: Array, peak: Array, machine: Machine, units: NDArray[np.bool_]
+) -> Array:
     """Return the least time of `b` products over tiles and splits of k, seconds.
 
     Parameters
@@ -161,6 +180,8 @@ def _tiles_s(b: Array, m: Array, n: Array, k: Array, itemsize: Array, peak: Arra
     peak : (rows,) float64
         Of one unit, FLOP/s.
     machine : Machine
+    units : (rows,) bool
+        On matrix units: only those kernels split k.
 
     Returns
     -------
@@ -175,5 +196,6 @@ def _tiles_s(b: Array, m: Array, n: Array, k: Array, itemsize: Array, peak: Arra
     best: Array = (ceil_div(tiles, machine.units) * step_s).min(axis=0) * steps
     for split in SPLITS:
         waves_s = (ceil_div(tiles * split, machine.units) * step_s).min(axis=0)
-        best = np.minimum(best, waves_s * ceil_div(steps, split) + LAUNCH_S + split * merge_s)
+        parts_s = waves_s * ceil_div(steps, split) + LAUNCH_S + split * merge_s
+        best = np.where(units, np.minimum(best, parts_s), best)
     return best
