@@ -37,7 +37,7 @@ GOLDEN: dict[str, str] = {
     "binary": "54ae37defe75",
     "conv2d": "c554a2ef3447",
     "dwconv2d": "866b2a875dc5",
-    "gemm": "40e5e6cf8284",
+    "gemm": "c799c20c2955",
     "mem": "99b5356a67b5",
     "nchw": "ab5d0ef1ca5b",
     "rowwise": "c493c18128d8",
@@ -111,6 +111,12 @@ OWN = (
     "fresh", "lg_fresh_over_roofline", "lg_threads", "lg_elements_per_thread", "lg_thread_bytes_over_cache",
 )  # fmt: skip
 
+#: Columns of matrix products on GPUs.
+KERNELS = (
+    "lg_best_over_roofline", "lg_unsplit_over_roofline", "lg_split", "few_rows", "lg_serial_over_roofline",
+    "n_far_align", "k_far_align",
+)  # fmt: skip
+
 
 def test_processors_and_gpus_get_columns_of_their_own_after_those_of_all_machines() -> None:
     _, groups, machine = measured("xeon-16c")
@@ -127,6 +133,8 @@ def test_processors_and_gpus_get_columns_of_their_own_after_those_of_all_machine
         assert names[len(shared) :] == list(OWN if convolves else OWN[2:])
         if convolves:
             assert theirs[len(shared)] == with_parts[family]
+        elif family == "gemm":
+            assert theirs[len(shared) :] == list(KERNELS)
         else:
             assert all("launch_" in name for name in theirs[len(shared) :])
 
@@ -272,27 +280,25 @@ def test_every_row_has_one_class_in_every_partition_of_its_family(device: str) -
 
 def test_gemm_classes_by_hand() -> None:
     shapes = [
-        {"m": 4096, "n": 4096, "k": 4096}, {"m": 4096, "n": 4096, "k": 4095}, {"m": 8, "n": 4096, "k": 4096},
+        {"m": 4096, "n": 4096, "k": 4096}, {"m": 4096, "n": 4096, "k": 4095}, {"m": 8, "n": 64, "k": 4096},
+        {"m": 8, "n": 64, "k": 4094},
     ]  # fmt: skip
-    (half,) = ops.group_operators(["matmul"] * 3, ["bf16"] * 3, shapes)
-    names, x = build(half, TOY)
-    classes = partitions("gemm", names, x)
-    # 1024 tiles of 128 x 128 on 100 units are ten waves; 32 tiles are a third of one; odd k is unaligned (class 3)
-    assert classes["size"].tolist() == [0 * 3 + 2, 3 * 3 + 2, 0 * 3 + 0]
-    # the smaller of m and n: 8 is at most 16, 4096 is above 64
-    assert classes["narrow"].tolist() == [0 * 3 + 2, 3 * 3 + 2, 0 * 3 + 0]
-    # aligned half precision by operator (matmul: 2); odd k is 4
-    assert classes["alignment"].tolist() == [2, 4, 2]
-    (even,) = ops.group_operators(["matmul"], ["bf16"], [{"m": 8, "n": 4096, "k": 4098}])
-    assert partitions("gemm", *build(even, TOY))["alignment"].tolist() == [3]
-    (single,) = ops.group_operators(["linear"] * 2, ["fp32", "tf32"], shapes[:2])
-    assert partitions("gemm", *build(single, TOY))["alignment"].tolist() == [8, 5]
-
-
-def test_products_with_a_vector_share_a_class_in_fp32_and_tf32() -> None:
-    shapes = [{"m": 1, "n": 512, "k": 64}, {"m": 512, "n": 1, "k": 64}, {"m": 1, "n": 512, "k": 64}]
-    (some,) = ops.group_operators(["matmul"] * 3, ["fp32", "tf32", "fp16"], shapes)
-    assert partitions("gemm", *build(some, TOY))["narrow"].tolist() == [12, 12, 0]
+    # kinds of _gemm: aligned half precision 0, tf32 1, fp32 2, unaligned half precision 3
+    (half,) = ops.group_operators(["matmul"] * 4, ["bf16"] * 4, shapes)
+    classes = partitions("gemm", *build(half, TOY))
+    # rows of 4094 elements of 2 bytes allow loads of 4
+    assert classes["size"].tolist() == [0, 3 * 2, 0, 3 * 2 + 1]
+    # 8 rows are few; unaligned ones by loads and batched or not
+    assert classes["narrow"].tolist() == [0, 3 * 4, 1, 3 * 4 + 2]
+    # one tile leaves 99 units idle: k is split
+    assert classes["operands"].tolist() == [0, 3 * 4, 1, 3 * 4]
+    (single,) = ops.group_operators(["linear"] * 4, ["fp32", "tf32"] * 2, shapes)
+    classes = partitions("gemm", *build(single, TOY))
+    # 1024 tiles of 128 x 128 are over half a wave of 100 units, one is not; k of all of them is above 128
+    assert classes["size"].tolist() == [2 * 2 + 1, 1 * 2 + 1, 2 * 2, 1 * 2 + 1]
+    assert classes["narrow"].tolist() == [2 * 4, 1 * 4, 2 * 4 + 1, 1 * 4]
+    # rows of 4095 and 4094 elements of 4 bytes are no multiple of 16
+    assert classes["operands"].tolist() == [2 * 4 + 3, 1 * 4, 2 * 4 + 1, 1 * 4]
 
 
 def test_norms_of_channels_last_images_in_single_precision_are_a_class_of_their_own() -> None:

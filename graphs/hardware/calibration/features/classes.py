@@ -57,23 +57,35 @@ def _gemm(c: Named) -> Array:
     return np.where(_half(c) & ~aligned, 3, _dtype_class(c))
 
 
+def _gemm_loads(c: Named) -> Array:
+    """Log2 of the bytes that every row of operands and result is a multiple of: the widest loads and stores."""
+    return np.minimum(c["operand_align"], c["output_align"])
+
+
 def _gemm_size(c: Named) -> Array:
-    # Less than half a wave of 128 x 128 tiles (split-K), up to two waves (quantised), more (smooth).
-    return _gemm(c) * 3 + np.digitize(c["lg_waves_128x128"], (-1.0, 1.0))
+    """fp32 by tiles, from half a wave of 128 x 128 on without a split; tf32 by depth; unaligned rows by their loads."""
+    kind = _gemm(c)
+    by = np.select([kind == 1, kind == 2, kind == 3], [c["lg_k"] > 7, _half_wave(c), _gemm_loads(c) >= 2], 0)
+    return kind * 2 + by
 
 
 def _gemm_narrow(c: Named) -> Array:
-    # One row or column is a product of a matrix and a vector, by one kernel in fp32 and tf32; few have others again.
-    vector = (c["lg_min_mn"] == 0) & (_gemm(c) > 0)
-    return np.where(vector, 12, _gemm(c) * 3 + np.digitize(c["lg_min_mn"], (4.01, 6.01)))
+    """At most 16 rows, for which there are kernels without tiles; unaligned rows by loads and batched or not."""
+    kind = _gemm(c)
+    unaligned = 2 * (_gemm_loads(c) >= 2) + c["op_bmm"]
+    return kind * 4 + np.select([kind == 1, kind == 3], [np.zeros_like(kind), unaligned], c["lg_m"] <= 4)
 
 
-def _gemm_alignment(c: Named) -> Array:
-    """Aligned half precision by operator; the rest by what wide loads its operands and output allow."""
-    align = np.minimum(c["operand_align"], c["output_align"])
-    operator = np.where(c["op_linear"] > 0, 0, np.where(c["op_bmm"] > 0, 1, 2))
-    half = np.where(align >= 4, operator, np.where(align >= 2, 3, 4))
-    return np.where(_half(c), half, 3 + 2 * _dtype_class(c) + (align >= 4))
+def _gemm_operands(c: Named) -> Array:
+    """Aligned half precision by split k, fp32 by transposed weight and size, tf32 by the width of loads."""
+    kind = _gemm(c)
+    split = c.get("lg_split", c["lg_split_k"]) > 0  # the modelled one on machines that have it
+    single = c["op_linear"] + 2 * _half_wave(c)
+    return kind * 4 + np.select([kind == 0, kind == 1, kind == 2], [split, _gemm_loads(c) >= 4, single], 0)
+
+
+def _half_wave(c: Named) -> NDArray[np.bool_]:
+    return c["lg_waves_128x128"] > -1
 
 
 def _matrix_units(c: Named) -> Array:
@@ -125,7 +137,7 @@ def _image(c: Named) -> Array:
 
 
 _RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
-    "gemm": {"size": _gemm_size, "narrow": _gemm_narrow, "alignment": _gemm_alignment},
+    "gemm": {"size": _gemm_size, "narrow": _gemm_narrow, "operands": _gemm_operands},
     "conv2d": {
         "operator": _convolution,
         "dtype_kernel": _convolution_dtype_kernel,

@@ -14,6 +14,7 @@ from graphs.hardware.calibration.features.columns import (
     log2,
     param,
 )  # fmt: skip
+from graphs.hardware.calibration.features.gemm_tiles import estimate
 from graphs.hardware.calibration.features.machine import Machine
 from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
@@ -22,6 +23,10 @@ OPS = ("linear", "matmul", "addmm", "bmm")
 #: Output tiles (rows, columns) that GEMM libraries choose from, large to small.
 TILES = ((256, 128), (128, 128), (64, 128), (128, 64), (64, 64), (32, 32), (8, 64), (64, 8))
 WAVE_TILES = ((256, 128), (128, 128), (64, 64), (32, 32))
+#: Rows up to which libraries have kernels for matrices that are nearly vectors.
+FEW_ROWS = 16
+#: Order of magnitude of an empty call, and of one step of a loop that waits for memory, microseconds.
+LAUNCH_US, SERIAL_US = 2.0, 0.02
 
 
 def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
@@ -38,8 +43,28 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.add("operand_align", np.minimum(alignment(weight_row * group.itemsize, 16), alignment(k * group.itemsize, 16)))
     c.add("output_align", alignment(n * group.itemsize, 16))
     c.add("tma_ok", ((weight_row * group.itemsize) % 16 == 0) & ((k * group.itemsize) % 16 == 0))
+    if machine.kind == "gpu":
+        _add_kernels(c, group, b, m, n, k, machine)
     add_processor(c, group, machine, b * m * n * group.itemsize, b * m * n)
     return c.result()
+
+
+def _add_kernels(c: Columns, group: OperatorGroup, b: Array, m: Array, n: Array, k: Array, machine: Machine) -> None:
+    """Add what an analytic model of GPU kernels says, relative to the roofline, and which special kernel may serve."""
+    # rows of the left operand have k elements, those of the right one or of its transpose n or k, of the result n
+    aligned = ((k * group.itemsize) % 16 == 0) & ((n * group.itemsize) % 16 == 0)
+    times = estimate(group, b, m, n, k, aligned, machine)
+    # what the fitted models learn is relative to the roofline as well, after a launch
+    roofline_us = LAUNCH_US + 1e6 * machine.attainable_s(group.flops, group.bytes, group.dtype)
+    c.add("lg_best_over_roofline", log2(times.best_us / roofline_us))
+    c.add("lg_unsplit_over_roofline", log2(times.unsplit_us / roofline_us))
+    c.log("split", times.split)
+    c.add("few_rows", m <= FEW_ROWS)
+    # Without enough threads the loop over k waits for each load, whatever the size of the result.
+    c.add("lg_serial_over_roofline", log2((LAUNCH_US + SERIAL_US * k) / roofline_us))
+    # Rows of a large power of two of bytes contend for the same sets of caches and banks of memory.
+    for name, dim in (("n", n), ("k", k)):
+        c.add(f"{name}_far_align", alignment(dim, 4096))
 
 
 def add_problem(c: Columns, b: Array, m: Array, n: Array, k: Array, itemsize: Array, machine: Machine) -> None:
