@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.fitted import Interval
 from graphs.hardware.calibration.regressors import Regressor
+from training.fit.augmented import AugmentedRecipe
 from training.fit.gp import (
     FOLD_HYPER_ROWS,
     FOLD_STEPS,
@@ -64,6 +65,8 @@ class Rows:
         False for rows carried over from a related machine: learnt from, never scored or calibrated on.
     synthetic_x : (s, f) float64
         Features of synthetic configurations, for the student.
+    elsewhere : sequence of Regressor
+        Of another processor's efficiency, from these features (`training.fit.augmented`).
     """
 
     family: str
@@ -75,6 +78,7 @@ class Rows:
     train: NDArray[np.bool_]
     own: NDArray[np.bool_]
     synthetic_x: Array
+    elsewhere: Sequence[Regressor] = ()
 
     def labels(self, some: NDArray[np.bool_], partitions: Sequence[str] | None = None) -> dict[str, NDArray[np.int64]]:
         """Return the class of each of some rows, by partition."""
@@ -160,9 +164,13 @@ class Recipe(Protocol):
 
 
 def recipes_for(rows: Rows, y: Array, seed: int) -> list[Recipe]:
-    """Return the members of a family before weighing: trees, a forest where rows are few, processes."""
+    """Return the members of a family before weighing.
+
+    Trees, a forest where rows are few, on processors those that know of costs, and processes.
+    """
     forest: list[Recipe] = [_Forest(seed)] if rows.train.sum() < SMALL_FAMILY else []
-    return [_Trees(seed), *forest, _Processes.tuned(rows, y, seed)]
+    costs: list[Recipe] = [AugmentedRecipe(rows.elsewhere, seed)] if "lg_threads" in rows.names else []
+    return [_Trees(seed), *forest, *costs, _Processes.tuned(rows, y, seed)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from graphs.ops.batch import OperatorGroup
 from training.dataset.store import file_hash
 from training.fit.chosen_margins import margins_for
 from training.fit.family import FittedFamily, fit_family
+from training.fit.kindred import Kindred
 from training.fit.prepare import Table, family_rows, fittable, machine_of, read_frame
 
 Progress = Callable[[str], None]
@@ -101,13 +102,14 @@ def train_model(
     table, thin = fittable(Table.of(frame))
     for name, n in thin.items():
         progress(f"{name} is left out, the default answers: {n} training rows are too few to learn from")
+    kindred = Kindred.of(profile.id, data)
     order = sorted(table.groups, key=lambda name: -sum(len(g) for g in table.groups[name]))
     jobs = int(os.environ.get("GRAPHS_JOBS", "0")) or min(os.cpu_count() or 1, 2)
     progress(f"fitting {len(frame)} rows in {len(order)} families, {jobs} at a time")
     fitted: dict[str, FittedFamily] = {}
     # largest first: the last job then is a short one
     results = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        joblib.delayed(_fit_named)(table, name, machine, related, seed, distil) for name in order
+        joblib.delayed(_fit_named)(table, name, machine, related, kindred, seed, distil) for name in order
     )
     for name, result in results:
         fitted[name] = result
@@ -127,6 +129,7 @@ def train_model(
             "measured": manifest["date"],
             "date": date.today().isoformat(),
             "related": prior or (profile.related if related is not None else None),
+            "kindred": kindred.hardware if kindred else None,
             "seed": seed,
             "form": "student" if distil else "members",
             "jobs": jobs,
@@ -165,10 +168,20 @@ def train_model(
 
 
 def _fit_named(
-    table: Table, name: str, machine: Machine, related: Table | None, seed: int, distil: bool
+    table: Table,
+    name: str,
+    machine: Machine,
+    related: Table | None,
+    kindred: Kindred | None,
+    seed: int,
+    distil: bool,
 ) -> tuple[str, FittedFamily]:
     with threadpool_limits(limits=1):
-        return name, fit_family(family_rows(table, name, machine, related, seed, synthetic=distil), seed, distil)
+        rows = family_rows(table, name, machine, related, seed, synthetic=distil)
+        if kindred is not None:
+            kinds = {g.kind.name for g in table.groups[name]}
+            rows = replace(rows, elsewhere=kindred.elsewhere(name, kinds, machine, seed))
+        return name, fit_family(rows, seed, distil)
 
 
 def _train_rows(group: OperatorGroup, frame: pd.DataFrame) -> OperatorGroup:

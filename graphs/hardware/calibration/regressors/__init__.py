@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from graphs.errors import ModelFileError
+from graphs.hardware.calibration.regressors.augmented import Augmented
 from graphs.hardware.calibration.regressors.base import CHUNK, Arrays, Classes, Regressor
+from graphs.hardware.calibration.regressors.costs import Costs
 from graphs.hardware.calibration.regressors.processes import Expert, GaussianProcess, GaussianProcesses
 from graphs.hardware.calibration.regressors.student import Student
 from graphs.hardware.calibration.regressors.trees import TreeEnsemble
 
 __all__ = [
-    "CHUNK", "FORMS", "Arrays", "Classes", "Expert", "GaussianProcess", "GaussianProcesses", "Regressor", "Student",
-    "TreeEnsemble", "build",
+    "CHUNK", "FORMS", "Arrays", "Augmented", "Classes", "Costs", "Expert", "GaussianProcess", "GaussianProcesses",
+    "Regressor", "Student", "TreeEnsemble", "build",
 ]  # fmt: skip
 
-FORMS: dict[str, Any] = {cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Student)}
+FORMS: dict[str, Any] = {
+    cls.form: cls for cls in (TreeEnsemble, GaussianProcess, GaussianProcesses, Student, Costs, Augmented)
+}
 
 
 def build(form: str, arrays: Arrays, origin: str) -> Regressor:
