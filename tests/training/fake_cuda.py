@@ -5,7 +5,7 @@ the real interface refuses is refused here: work on a stream that is being captu
 elapsed time of events that have not happened or were made without timing, a capture on the default stream, anything
 after an illegal access, and (up to torch 2.11) any capture after one that failed.
 
-The profiler sees what runs on any stream while it is on, graphs included; it takes seconds to set up, slows launches
+The profiler sees what ends on any stream while it is on, graphs included; it takes seconds to set up, slows launches
 while it is on, and writes its events in another order than that of their start.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,11 +112,13 @@ class Profile:
         d.host_s += 0.005 if d.sessions else 2.0
         d.sessions.append(d.host_s)
         d.profile, self.launch_s, d.launch_s = self, d.launch_s, 3 * d.launch_s
+        self.events += [e for e in d.recent if _end(e) > d.host_s]
         return self
 
     def __exit__(self, *_):
         d = self.device
         d.profile, d.launch_s = None, self.launch_s
+        self.events = [e for e in self.events if _end(e) <= d.host_s]
 
     def export_chrome_trace(self, path):
         seen = [] if self.device.blind else self.events
@@ -126,6 +129,11 @@ class Profile:
                 {"ph": "X", "cat": "gpu_user_annotation", "name": "a mark", "ts": 0.7, "dur": 99.0},
                 {"ph": "M", "name": "process_name", "ts": 0.8, "args": {}}]  # fmt: skip
         Path(path).write_text(json.dumps({"schemaVersion": 1, "traceEvents": [*host, *reversed(complete)]}))
+
+
+def _end(event):
+    _, _, start, seconds = event
+    return start + seconds
 
 
 class StreamContext:
@@ -167,6 +175,7 @@ class FakeDevice:
         self.launched: list[object] = []
         self.profile, self.profiler_fails, self.blind = None, None, False
         self.sessions: list[float] = []
+        self.recent: deque[tuple[str, str, float, float]] = deque(maxlen=100)
 
     def check(self):
         if self.sticky:
@@ -176,8 +185,9 @@ class FakeDevice:
         """Let the current stream be busy."""
         start = self.current.free_at
         self.current.free_at = start + seconds
+        self.recent.append((name, category, start, seconds))
         if self.profile is not None:
-            self.profile.events.append((name, category, start, seconds))
+            self.profile.events.append(self.recent[-1])
 
     def launch(self, seconds, what=None, waits=False, illegal=False, name="a_kernel", category="kernel"):
         """One kernel on the current stream; `waits`: the host waits for it, as a copy from pageable memory does."""

@@ -46,11 +46,11 @@ def test_kernels_come_in_order_of_start_in_microseconds_with_fills_and_without_t
         device.launch(1.5e-6, name=FILL, category="gpu_memset")
         device.launch(2.25e-6, name="third")
 
-    device.launch(9e-6, name="earlier work")
+    device.launch(0.5, name="earlier work")  # still running when the profiler starts
     found = profiler.kernels(call)
     assert [k.name for k in found] == ["first", FILL, "third"]
     assert [k.duration_us for k in found] == pytest.approx([7.0, 1.5, 2.25])
-    device.launch(9e-6, name="later work")
+    device.launch(0.5, name="later work")
     assert [k.name for k in profiler.kernels(call)] == ["first", FILL, "third"]
 
 
@@ -96,6 +96,16 @@ def test_a_lost_device_is_not_taken_for_a_missing_profiler(monkeypatch) -> None:
     device.sticky = ILLEGAL
     with pytest.raises(DeviceLostError):
         Profiler("cpu")
+
+
+def test_a_trace_of_the_real_profiler_is_read_and_holds_nothing_of_a_device_here(tmp_path) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as session:
+        torch.ones(8).mul_(2.0)
+    session.export_chrome_trace(str(tmp_path / "trace.json"))
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert "aten::mul_" in {e.get("name") for e in trace["traceEvents"]}
+    with pytest.raises(UnmeasurableError, match="saw nothing"):
+        kernels_of(trace)
 
 
 @pytest.mark.parametrize("duration", [0.0, -1.0, float("nan")])
