@@ -111,8 +111,10 @@ def _told(summary: dict[str, Any]) -> str:
         known = a["difference"] is not None and a["noise"] is not None
         said = f"{100 * a['difference']:.1f} % apart (noise {100 * a['noise']:.1f} %)" if known else "not comparable"
         also = f"{a['rows']} rows timed again: {said}; they may {'' if a['pool'] else 'NOT '}be pooled\n"
+    if summary["kernels"]:
+        also += f"the kernels of {summary['kernels']} operators are named\n"
     return also + (
-        f"{summary['rows']} operators and {summary['models']} models of {summary['hardware']}"
+        f"{summary['rows']} operators and {summary['models']} rows of whole models of {summary['hardware']}"
         f" in {summary['took_s']:.0f} s ({summary['failed']} failed); noise floor {floor}\n"
         f"data set: {out}; profile: {profile}\n"
         f"next: graphs train --hardware {profile} --data {out} --out {out}/model"
