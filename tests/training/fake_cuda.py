@@ -1,14 +1,20 @@
-"""A CUDA device that is not there: streams, events, graphs and NVML with the rules and the errors of the real ones.
+"""A CUDA device that is not there: streams, events, graphs, profiler and NVML with the rules and errors of real ones.
 
 Two clocks run: the host's, which launching costs time, and each stream's, on which kernels follow one another.  What
 the real interface refuses is refused here: work on a stream that is being captured but needs the host to wait, an
 elapsed time of events that have not happened or were made without timing, a capture on the default stream, anything
 after an illegal access, and (up to torch 2.11) any capture after one that failed.
+
+The profiler sees what ends on any stream while it is on, graphs included; it takes seconds to set up, slows launches
+while it is on, and writes its events in another order than that of their start.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -59,8 +65,9 @@ class Graph:
         if not self.ended:
             raise RuntimeError("Called CUDAGraph::replay without a preceding successful capture.")
         d.host_s += d.graph_launch_s + d.node_launch_s * len(self.kernels)
-        start = max(d.host_s, d.current.free_at)
-        d.current.free_at = start + sum(self.kernels)
+        d.current.free_at = max(d.host_s, d.current.free_at)
+        for seconds, name in self.kernels:
+            d.run(seconds, name)
         self.replays += 1
 
 
@@ -88,6 +95,47 @@ class Capture:
         d.current = self.before
 
 
+class Profile:
+    """`torch.profiler.profile`."""
+
+    def __init__(self, device, activities):
+        assert [a.name for a in activities] == ["CUDA"]
+        self.device, self.events = device, []
+
+    def __enter__(self):
+        d = self.device
+        d.check()
+        if d.profile is not None:
+            raise RuntimeError("Profiler is already enabled on this thread")
+        if d.profiler_fails:
+            raise d.profiler_fails
+        d.host_s += 0.005 if d.sessions else 2.0
+        d.sessions.append(d.host_s)
+        d.profile, self.launch_s, d.launch_s = self, d.launch_s, 3 * d.launch_s
+        self.events += [e for e in d.recent if _end(e) > d.host_s]
+        return self
+
+    def __exit__(self, *_):
+        d = self.device
+        d.profile, d.launch_s = None, self.launch_s
+        self.events = [e for e in self.events if _end(e) <= d.host_s]
+
+    def export_chrome_trace(self, path):
+        seen = [] if self.device.blind else self.events
+        complete = [{"ph": "X", "cat": category, "name": name, "ts": 1e6 * start, "dur": round(1e6 * seconds, 3)}
+                    for name, category, start, seconds in seen]  # fmt: skip
+        host = [{"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 0.5, "dur": 77.0},
+                {"ph": "X", "cat": "overhead", "name": "Activity Buffer Request", "ts": 0.6, "dur": 1500.0},
+                {"ph": "X", "cat": "gpu_user_annotation", "name": "a mark", "ts": 0.7, "dur": 99.0},
+                {"ph": "M", "name": "process_name", "ts": 0.8, "args": {}}]  # fmt: skip
+        Path(path).write_text(json.dumps({"schemaVersion": 1, "traceEvents": [*host, *reversed(complete)]}))
+
+
+def _end(event):
+    _, _, start, seconds = event
+    return start + seconds
+
+
 class StreamContext:
     def __init__(self, device, stream):
         self.device, self.stream = device, stream
@@ -110,6 +158,12 @@ class FakeDevice:
         What launching a kernel, a graph, and each node of it costs the host.
     ends_failed_captures : bool
         Whether a capture that failed is ended, as from torch 2.12 on.
+    profiler_fails : Exception or None
+        What starting the profiler raises.
+    blind : bool
+        Whether the profiler sees nothing, as without the right to.
+    sessions : list of float
+        When the host started a session of the profiler.
     """
 
     def __init__(self, launch_s=30e-6, ends_failed_captures=True):
@@ -119,12 +173,23 @@ class FakeDevice:
         self.default = self.current = Stream(self)
         self.graphs: list[Graph] = []
         self.launched: list[object] = []
+        self.profile, self.profiler_fails, self.blind = None, None, False
+        self.sessions: list[float] = []
+        self.recent: deque[tuple[str, str, float, float]] = deque(maxlen=100)
 
     def check(self):
         if self.sticky:
             raise RuntimeError(self.sticky)
 
-    def launch(self, seconds, what=None, waits=False, illegal=False):
+    def run(self, seconds, name, category="kernel"):
+        """Let the current stream be busy."""
+        start = self.current.free_at
+        self.current.free_at = start + seconds
+        self.recent.append((name, category, start, seconds))
+        if self.profile is not None:
+            self.profile.events.append(self.recent[-1])
+
+    def launch(self, seconds, what=None, waits=False, illegal=False, name="a_kernel", category="kernel"):
         """One kernel on the current stream; `waits`: the host waits for it, as a copy from pageable memory does."""
         self.check()
         self.host_s += self.launch_s
@@ -133,10 +198,11 @@ class FakeDevice:
             if waits or not stream.warm:  # a library that is called first here allocates its workspace
                 stream.capture.valid = False
                 raise RuntimeError(CAPTURING)
-            stream.capture.graph.kernels.append(seconds)
+            stream.capture.graph.kernels.append((seconds, name))
         else:
             stream.warm = True
-            stream.free_at = max(self.host_s, stream.free_at) + seconds
+            stream.free_at = max(self.host_s, stream.free_at)
+            self.run(seconds, name, category)
             if waits:
                 self.host_s = stream.free_at
             if illegal:
@@ -160,8 +226,8 @@ class FakeDevice:
         self.host_s += seconds
 
     def install(self, monkeypatch, nvml=None):
-        """Put the device behind `torch.cuda`, its host clock behind the timer's, and NVML where it is imported."""
-        from training.measure import cuda
+        """Put the device behind `torch.cuda`, its host clock behind the timers', and NVML where it is imported."""
+        from training.measure import cuda, profiler, replays
 
         properties = SimpleNamespace(
             name="Toy GPU", uuid="0123", major=9, minor=0, multi_processor_count=10, L2_cache_size=1 << 20,
@@ -177,7 +243,11 @@ class FakeDevice:
         }  # fmt: skip
         for name, value in put.items():
             monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(cuda, "time", SimpleNamespace(perf_counter=lambda: self.host_s, sleep=self.sleep))
+        clock = SimpleNamespace(perf_counter=lambda: self.host_s, sleep=self.sleep)
+        for module in (cuda, replays):
+            monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(torch.profiler, "profile", lambda activities: Profile(self, activities))
+        monkeypatch.setattr(profiler, "probe", lambda device: self.launch(1e-6, "probe"))
         monkeypatch.setitem(sys.modules, "pynvml", nvml or FakeNvml())
         return self
 

@@ -14,4 +14,5 @@ class FakeTimer:
         if entry.op == "embedding":
             raise UnmeasurableError("out of memory (a fake)")
         value = 1e-6 * (1 + entry.index)
-        return Timing(Samples((value, value, 2 * value), "narrow"), 2, value / 2)
+        extra = {"kernels": [[f"{entry.op}_fill", 0.5], [entry.op, 1.0 + entry.index]], "kernel_count": 2}
+        return Timing(Samples((value, value, 2 * value), "narrow"), 2, value / 2, extra=extra)

@@ -8,7 +8,7 @@ import pytest
 
 from graphs.errors import DataError, GraphsError, UnknownHardwareError
 from training.dataset.schema import check_ops
-from training.measure import session
+from training.measure import session, target
 from training.measure.check import DRIFTED, HOLDS, UNDECIDED, judge
 from training.measure.environment import FINGERPRINT_KEYS, differences, fingerprint, record
 from training.measure.session import budget_seconds, check_same, chosen_hardware
@@ -85,7 +85,7 @@ def test_rows_of_two_fingerprints_are_not_pooled() -> None:
 def test_known_hardware_that_this_machine_is_not_is_refused(monkeypatch) -> None:
     from graphs.hardware.detect import DetectedHardware
 
-    monkeypatch.setattr(session, "detect_hardware", lambda: [DetectedHardware("cpu", "Acme 9000", None)])
+    monkeypatch.setattr(target, "detect_hardware", lambda: [DetectedHardware("cpu", "Acme 9000", None)])
     with pytest.raises(UnknownHardwareError, match="not 'h100-pcie-80gb'"):
         chosen_hardware("h100-pcie-80gb", "cpu")
     with pytest.raises(UnknownHardwareError, match="small letters"):
@@ -103,7 +103,7 @@ def test_an_unusable_budget_is_an_error(text) -> None:
 def test_a_gpu_that_is_not_there_is_refused_and_never_replaced_by_the_cpu(monkeypatch) -> None:
     from graphs.hardware.detect import DetectedHardware
 
-    monkeypatch.setattr(session, "detect_hardware", lambda: [DetectedHardware("cpu", "Acme 9000", None)])
+    monkeypatch.setattr(target, "detect_hardware", lambda: [DetectedHardware("cpu", "Acme 9000", None)])
     with pytest.raises(UnknownHardwareError, match=r"no gpu.*Acme 9000"):
         chosen_hardware("auto", "gpu")
     assert chosen_hardware("auto", "cpu")[0] == "cpu"

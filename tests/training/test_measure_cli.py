@@ -32,7 +32,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(session.networks, "layer_shapes", lambda dtypes, batches: {})  # 120 traces take seconds
     monkeypatch.setattr(assets, "_OWN", [])
     rule = StoppingRule(min_samples=2, max_samples=3, min_time_s=0, max_time_s=0.001)
-    monkeypatch.setattr(session, "timers", lambda kind, environment: {
+    monkeypatch.setattr(session, "timers", lambda kind, environment, profiled=False: {
         "op": timers.CpuTimer(1e6, rule), "model": whole.ModelTimer("cpu", rule)})  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from graphs import ops
 from training.measure import networks
-from training.measure.plan import WEIGHTS, Entry, Limits, make_plan
+from training.measure.plan import WEIGHTS, Entry, Limits, WholeModel, make_plan
 from training.measure.session import Request, limits_of, planned
 
 LIMITS = Limits({"fp32": 1e11, "bf16": 2e11}, 2e10, 32e6, 0.05, 2e8)
@@ -90,15 +90,47 @@ def test_layer_shapes_of_networks_make_half_of_a_stream_where_there_are_some() -
 
 
 def test_whole_models_are_spread_and_retests_still_point_at_their_first() -> None:
-    plan = make_plan(LIMITS, 200, models=[("resnet18", 1, "fp32", 0.1), ("resnet18", 8, "fp32", 0.8)])
+    plan = make_plan(
+        LIMITS, 200, models=[WholeModel("resnet18", 1, "fp32", 0.1), WholeModel("resnet18", 8, "fp32", 0.8)]
+    )
     at = [e.index for e in plan if e.what == "model"]
     assert len(at) == 2
     assert 20 < at[0] < at[1] < 180
     assert all(plan[e.of].key == e.key for e in plan if e.what == "retest")
 
 
+def test_the_modes_of_a_network_follow_one_another() -> None:
+    modes = ("graph", "kernels", "eager")
+    models = [WholeModel("resnet18", 1, "fp32", 0.1, modes), WholeModel("gpt2-s128", 1, "fp32", 0.1, modes[1:])]
+    plan = make_plan(LIMITS, 100, models=models, kernels=1.0)
+    passes = [e for e in plan if e.what == "model"]
+    assert [e.params["mode"] for e in passes] == [*modes, *modes[1:]]
+    assert len({e.key for e in passes}) == 5
+    for own in (passes[:3], passes[3:]):
+        assert [e.index - own[0].index for e in own] == list(range(len(own)))
+    assert passes[3].index > passes[2].index + 10
+
+
+def test_kernels_are_named_right_after_their_operator_and_change_nothing_else() -> None:
+    def timed(plan):
+        return [(e.what, e.key, e.source, plan[e.of].key if e.what == "retest" else "")
+                for e in plan if e.what != "kernels"]  # fmt: skip
+
+    without = make_plan(LIMITS, 400, seed=3)
+    for share in (0.25, 1.0):
+        plan = make_plan(LIMITS, 400, seed=3, kernels=share)
+        assert [e.index for e in plan] == list(range(len(plan)))
+        assert timed(plan) == timed(without)
+        named = [e for e in plan if e.what == "kernels"]
+        assert len(named) == pytest.approx(share * len(of_ops(plan)), abs=30)
+        assert len(named) < len(of_ops(plan)) or share == 1.0
+        for e in named:
+            assert e.of == e.index - 1
+            assert (plan[e.of].what, plan[e.of].key) == ("op", e.key)
+
+
 def test_an_entry_survives_its_file() -> None:
-    plan = make_plan(LIMITS, 20, models=[("resnet18", 1, "fp32", 0.1)])
+    plan = make_plan(LIMITS, 20, models=[WholeModel("resnet18", 1, "fp32", 0.1)])
     assert [Entry.from_json(e.to_json()) for e in plan] == plan
 
 

@@ -17,12 +17,13 @@ import pytest
 from measure_fakes import FakeTimer
 
 from graphs.errors import GraphsError
+from training.dataset.schema import MODES
 from training.dataset.store import read_manifest, read_ops
 from training.measure import journal
 from training.measure.errors import BusyFolderError, DeviceLostError, RunFolderError
 from training.measure.finish import ATTEMPTS, finish, write_profile
 from training.measure.journal import ROWS, Journal, only_writer
-from training.measure.plan import Limits, make_plan
+from training.measure.plan import Limits, WholeModel, make_plan
 from training.measure.runner import run
 
 LIMITS = Limits({"fp32": 1e11, "bf16": 2e11}, 2e10, 32e6, 0.05, 2e8)
@@ -35,14 +36,14 @@ CEILINGS = {"peak_flops_per_s": {"fp32": 1e11}, "how": {"fp32": "products"}, "ba
 ABOUT = {"hardware": "toy-2c", "environment": ENVIRONMENT, "fingerprint": "abc", "ceilings": CEILINGS, "note": "a test"}
 
 
-def begun(folder, rows=120, seed=0):
-    plan = make_plan(LIMITS, rows, seed)
+def begun(folder, rows=120, seed=0, **options):
+    plan = make_plan(LIMITS, rows, seed, **options)
     Journal(folder).begin(ABOUT, plan)
     return plan
 
 
 def measured(folder, **options):
-    return run(folder, {"op": FakeTimer(), "model": FakeTimer()}, **options)
+    return run(folder, dict.fromkeys(("op", "model", "kernels"), FakeTimer()), **options)
 
 
 def what_matters(folder):
@@ -95,7 +96,7 @@ def _run_in_child(folder, killed) -> int:
     try:  # nothing of the test runner may happen in the child
         with only_writer(folder):
             journal.os = SimpleNamespace(write=killed.write, fsync=killed.fsync)
-            run(folder, {"op": killed, "model": killed})
+            run(folder, dict.fromkeys(("op", "model", "kernels"), killed))
         os._exit(0)
     except BaseException:
         os._exit(1)
@@ -105,7 +106,7 @@ def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one(tmp_path) 
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
     for folder in (undisturbed, killed):
         folder.mkdir()
-        begun(folder, rows=600)
+        begun(folder, rows=400, kernels=0.5, models=[WholeModel("resnet18", 1, "fp32", 0.1, MODES)])
     measured(undisturbed)
     expected, rows, rng = len(what_matters(undisturbed)), killed / ROWS, random.Random(4)
     finished = 0
@@ -121,6 +122,12 @@ def test_a_run_killed_at_ten_random_moments_equals_an_undisturbed_one(tmp_path) 
     # What was finished is neither lost nor repeated.
     assert [r["index"] for r in again] == sorted({r["index"] for r in again})
     assert what_matters(killed) == what_matters(undisturbed)
+    for folder in (undisturbed, killed):
+        finish(folder, Journal(folder).rows())
+    for name, rows_at_least in (("ops", 300), ("kernels", 150), ("models", 3)):
+        one, other = (pd.read_parquet(folder / f"{name}.parquet") for folder in (undisturbed, killed))
+        assert len(one) >= rows_at_least
+        pd.testing.assert_frame_equal(one, other)
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 6))

@@ -70,8 +70,11 @@ def test_no_usable_row_is_an_error_that_quotes_the_first_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [({"mode": "fast"}, "mode"), ({"batch": 0}, "batch"), ({"batch": 1.5}, "batch")]
-)
+    ("change", "words"),
+    [({"mode": "fast"}, "mode"), ({"batch": 0}, "batch"), ({"batch": 1.5}, "batch"),
+     ({"kernels": 60}, "in mode 'graph'"), ({"kernels": 0, "mode": "kernels"}, "whole number"),
+     ({"kernels": 1.5, "mode": "kernels"}, "whole number")],
+)  # fmt: skip
 def test_bad_model_rows(change: dict, words: str) -> None:
     good = {"model": "resnet18", "batch": 1, "dtype": "bf16", "mode": "graph", "median_us": 10.0}
     table = check_models(pd.DataFrame([good, {**good, "batch": 2, **change}]))

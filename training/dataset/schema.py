@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,17 @@ def _bad_time(value: object) -> str | None:
     return None
 
 
+def _bad_count(value: Any, mode: str) -> str | None:
+    """Return what is wrong with a number of kernels, which only rows of mode ``kernels`` have."""
+    if pd.isna(value):
+        return None
+    if mode != "kernels":
+        return f"kernels is a number of rows of mode kernels, received {value!r} in mode {mode!r}"
+    if not isinstance(value, (int, float, np.number)) or value < 1 or not float(value).is_integer():
+        return f"kernels must be a positive whole number, received {value!r}"
+    return None
+
+
 def check_ops(raw: pd.DataFrame, name: str = "ops") -> Table:
     """Check an operator table.
 
@@ -145,6 +157,8 @@ def check_models(raw: pd.DataFrame, name: str = "models") -> Table:
             return f"mode must be one of {', '.join(MODES)}, received {row['mode']!r}"
         if not float(row["batch"]).is_integer() or row["batch"] < 1:
             return f"batch must be a positive integer, received {row['batch']!r}"
+        if problem := _bad_count(row.get("kernels"), row["mode"]):
+            return problem
         try:
             key = (row["model"], int(row["batch"]), ops.canonical(row["dtype"]), row["mode"])
         except GraphsError as error:

@@ -43,7 +43,12 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
               help="networks (names of stored traces, torchvision:NAME, hf:NAME, trace files; comma-separated) whose"
                    " operators are all measured, first")  # fmt: skip
 @click.option("--only-models", is_flag=True, help="measure nothing but the operators of --models")
-@click.option("--whole-models", is_flag=True, help="also time forward passes of whole networks that can be built here")
+@click.option("--whole-models", is_flag=True,
+              help="also time forward passes of whole networks that can be built here; on a GPU eager, from a CUDA"
+                   " graph, and as the sum of their kernels")  # fmt: skip
+@click.option("--kernels", type=click.FloatRange(0, 1), metavar="SHARE",
+              help="share of the operators of which the names of the CUDA kernels are recorded, from 0 to 1"
+                   "  [default: 0.25 on a GPU]")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="threads of the framework  [default: all cores]")
 @click.option("--dtypes", multiple=True, callback=_names, help="fp32,bf16,...  [default: all that are not emulated]")
 @click.option("--batches", default="1,8", show_default=True, callback=_numbers,
@@ -65,7 +70,8 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON (progress goes to stderr)")
 def measure(
     hardware: str, out: Path | None, budget: str, resume: bool, models: tuple[str, ...], only_models: bool,
-    whole_models: bool, threads: int | None, dtypes: tuple[str, ...], batches: tuple[int, ...], rows: int | None,
+    whole_models: bool, kernels: float | None, threads: int | None, dtypes: tuple[str, ...],
+    batches: tuple[int, ...], rows: int | None,
     like: str | None, extend: Path | None, device: str | None, seed: int, note: str, check: bool,
     calibration: str | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -86,7 +92,7 @@ def measure(
     request = Request(
         hardware=hardware, out=out, budget_s=budget_seconds(budget), resume=resume, models=models, whole=whole_models,
         threads=threads, rows=rows, seed=seed, dtypes=dtypes, batches=batches, only_models=only_models, like=like,
-        device=device, note=note, extends=extend,
+        device=device, note=note, extends=extend, kernels=kernels,
     )  # fmt: skip
     summary = run_session(request, report)
     if as_json:
@@ -105,8 +111,10 @@ def _told(summary: dict[str, Any]) -> str:
         known = a["difference"] is not None and a["noise"] is not None
         said = f"{100 * a['difference']:.1f} % apart (noise {100 * a['noise']:.1f} %)" if known else "not comparable"
         also = f"{a['rows']} rows timed again: {said}; they may {'' if a['pool'] else 'NOT '}be pooled\n"
+    if summary["kernels"]:
+        also += f"the kernels of {summary['kernels']} operators are named\n"
     return also + (
-        f"{summary['rows']} operators and {summary['models']} models of {summary['hardware']}"
+        f"{summary['rows']} operators and {summary['models']} rows of whole models of {summary['hardware']}"
         f" in {summary['took_s']:.0f} s ({summary['failed']} failed); noise floor {floor}\n"
         f"data set: {out}; profile: {profile}\n"
         f"next: graphs train --hardware {profile} --data {out} --out {out}/model"

@@ -19,3 +19,7 @@ class UnmeasurableError(GraphsError, RuntimeError):
 
 class DeviceLostError(UnmeasurableError):
     """A call left the device in a state in which it answers nothing.  The runner records the row and ends the run."""
+
+
+class DeviceKindError(GraphsError, ValueError):
+    """What was asked for exists on another kind of device only."""

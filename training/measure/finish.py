@@ -11,9 +11,12 @@ import pandas as pd
 
 from graphs import ops
 from graphs.errors import DataError
+from training.dataset.kernels import NAMES
+from training.dataset.kernels import TABLE as KERNELS
 from training.dataset.schema import check_models, check_ops
 from training.dataset.store import file_hash, write_dataset
 from training.measure.journal import Journal, write_whole
+from training.measure.kernel_table import write_named
 
 ATTEMPTS = "attempts.parquet"
 
@@ -22,7 +25,8 @@ def finish(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Write ``ops.parquet``, ``models.parquet``, ``attempts.parquet`` and the manifest; return a summary.
 
     ``attempts.parquet`` holds every row, failures with their reason and all raw samples; the other two the usable
-    ones in the columns of `training.dataset.schema`.
+    ones in the columns of `training.dataset.schema`.  Where kernels were named, ``kernels.parquet`` and
+    ``kernel_names.json`` hold them as `training.dataset.kernels` reads them.
 
     Raises
     ------
@@ -48,9 +52,11 @@ def finish(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         raise DataError("no operator was measured", received=f"{len(rows)} rows, all failed or models",
                         next_step=f"see the reasons in {folder / ATTEMPTS}, or give a larger --budget")  # fmt: skip
     table = check_ops(pd.DataFrame(measured), "ops")
+    named = write_named(folder, rows)
     summary = {
         "rows": len(table.frame),
         "models": len(models),
+        "kernels": named["calls"] if named else 0,
         "failed": sum(r["status"] != "ok" for r in rows),
         "dropped_samples": sum(int(r.get("dropped", 0)) for r in good),
         "took_s": round(sum(r["took_s"] for r in rows), 1),
@@ -69,6 +75,8 @@ def finish(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rejected": [{"row": r.row, "reason": r.reason} for r in table.rejected],
         "attempts": {"file": ATTEMPTS, "sha256": file_hash(folder / ATTEMPTS), "rows": len(attempts)},
     }
+    if named:
+        manifest["kernels"] = [{"file": f, "sha256": file_hash(folder / f), **named} for f in (KERNELS, NAMES)]
     write_dataset(folder, table.frame, check_models(pd.DataFrame(models)).frame if models else None, manifest)
     return summary
 
@@ -116,11 +124,14 @@ def _op_row(row: dict[str, Any], common: dict[str, Any], retest_us: float | None
 
 
 def _model_row(row: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    extra = row["extra"]
+    # Runs that began before there were other modes name none.
+    mode = row["params"].get("mode", "eager")
     return {
         **{k: common[k] for k in ("device", "kind", "threads")},
-        "model": row["op"], "batch": int(row["params"]["batch"]), "dtype": row["dtype"], "mode": "eager",
-        "params_count": row["extra"].get("params_count"), **_spread(row), "torch": common["torch"],
-        "fingerprint": common["fingerprint"],
+        "model": row["op"], "batch": int(row["params"]["batch"]), "dtype": row["dtype"], "mode": mode,
+        "params_count": extra.get("params_count"), **_spread(row), "torch": common["torch"],
+        "fingerprint": common["fingerprint"], **({"kernels": extra["kernel_count"]} if mode == "kernels" else {}),
     }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from training.measure.errors import BusyFolderError, RunFolderError
 from training.measure.plan import Entry
 
 #: Raise it when an old reader would misread a new folder; a run is then finished by the version that began it.
-SCHEMA_VERSION = 1
+#: 2: entries that name kernels, models in several modes.  A run of version 1 has none of either, and goes on here.
+SCHEMA_VERSION, READABLE = 2, (1, 2)
 RUN, PLAN, ROWS, LOCK = "run.json", "plan.jsonl", "rows.jsonl", ".lock"
 
 
@@ -65,11 +66,11 @@ class Journal:
             raise RunFolderError(
                 f"the run in '{self.folder}' cannot be read ({error})", next_step="name another folder"
             ) from error
-        if about.get("schema_version") != SCHEMA_VERSION:
+        if about.get("schema_version") not in READABLE:
             raise RunFolderError(
                 f"the run in '{self.folder}' has another schema version",
                 received=about.get("schema_version"),
-                allowed=SCHEMA_VERSION,
+                allowed=" or ".join(map(str, READABLE)),
                 next_step="finish it with the version of graphs that began it",
             )
         return dict(about)

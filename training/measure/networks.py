@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from graphs.errors import TracingError
-from graphs.tracing import library
+from graphs.tracing import language, library
 from graphs.tracing.trace import Trace
-from training.measure.plan import Limits
+from training.measure.plan import Limits, WholeModel
 
 #: Networks measured as a whole, small ones of every sort; image size or sequence length is in their definition.
 WHOLE_MODELS = (
@@ -94,10 +94,30 @@ def trace_of(name: str, batch: int, dtype: str) -> Trace:
     return trace(model.factory(), model.make_inputs(batch), dtype=dtype, name=model.name)
 
 
+def is_language(name: str) -> bool:
+    """Whether a stored trace's name is that of a language model, which transformers builds."""
+    return language.split_name(name)[0] in language.MODELS
+
+
+def modes_of(name: str, kind: str) -> tuple[str, ...]:
+    """Return the modes in which a network is timed, eager last.
+
+    Language models are not replayed from a graph: while a stream is being captured transformers records another
+    program, with an explicit attention mask.
+
+    >>> modes_of("resnet18", "gpu"), modes_of("gpt2-s128", "gpu"), modes_of("resnet18", "cpu")
+    (('graph', 'kernels', 'eager'), ('kernels', 'eager'), ('eager',))
+    """
+    if kind != "gpu":
+        return ("eager",)
+    return ("kernels", "eager") if is_language(name) else ("graph", "kernels", "eager")
+
+
 def whole_models(
-    limits: Limits, dtypes: Iterable[str], batches: Iterable[int] = (1, 8), names: Iterable[str] = WHOLE_MODELS
-) -> list[tuple[str, int, str, float]]:
-    """Return (name, batch, dtype, expected seconds) of the networks that can be built here and have a stored trace."""
+    limits: Limits, dtypes: Iterable[str], batches: Iterable[int] = (1, 8), names: Iterable[str] = WHOLE_MODELS,
+    *, kind: str = "cpu",
+) -> list[WholeModel]:  # fmt: skip
+    """Return the networks that can be built here and have a stored trace, with the modes of a kind of device."""
     from training.measure.whole import can_build
 
     out = []
@@ -110,7 +130,7 @@ def whole_models(
                     trace = library.load_trace(name, batch, dtype)
                 except TracingError:
                     continue  # without a trace there is nothing to compare with
-                out.append((name, batch, dtype, expected_s(trace, limits)))
+                out.append(WholeModel(name, batch, dtype, expected_s(trace, limits), modes_of(name, kind)))
     return out
 
 

@@ -8,9 +8,9 @@ drawn from the stratum (FLOP, intensity, working set against the cache, in facto
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,8 @@ RETEST_SHARE = 0.06
 #: Of a stream's rows, how many have layer shapes of real networks where there are such.
 REAL_SHARE = 0.5
 _CANDIDATES = 6
+#: Which configurations have their kernels named is drawn apart from the plan.
+_KERNELS_STREAM = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,12 @@ class Entry:
     index : int
         Position in the plan.
     what : str
-        ``op``, ``retest`` (of the entry `of`) or ``model``.
+        ``op``, ``retest`` (of the entry `of`), ``kernels`` (names of what the call of the entry `of` runs) or
+        ``model``.
     op, dtype : str
         `op` is the model's name for models.
     params : dict
-        ``{"batch": n}`` for models.
+        ``{"batch": n, "mode": m}`` for models.
     expected_s : float
         Predicted time of one call.
     source : str
@@ -74,6 +77,27 @@ class Entry:
     @classmethod
     def from_json(cls, line: str) -> Entry:
         return cls(**json.loads(line))
+
+
+class WholeModel(NamedTuple):
+    """A network to time as a whole, once in each mode, one after the other.
+
+    Attributes
+    ----------
+    name : str
+    batch : int
+    dtype : str
+    expected_s : float
+        Predicted time of one pass.
+    modes : tuple of str
+        In the words of `training.dataset.schema.MODES`.
+    """
+
+    name: str
+    batch: int
+    dtype: str
+    expected_s: float
+    modes: tuple[str, ...] = ("eager",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +144,9 @@ def make_plan(
     seed: int = 0,
     network_rows: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]] | None = None,
     asked: Iterable[tuple[str, str, Mapping[str, Any]]] = (),
-    models: Iterable[tuple[str, int, str, float]] = (),
+    models: Iterable[WholeModel] = (),
     kinds: Iterable[str] | None = None,
+    kernels: float = 0.0,
 ) -> list[Entry]:
     """Return a plan of about `rows` operator configurations.
 
@@ -129,17 +154,20 @@ def make_plan(
     ----------
     limits : Limits
     rows : int
-        Configurations besides `asked`; the retests and models come on top.
+        Configurations besides `asked`; the retests, models and names of kernels come on top.
     seed : int
         Same seed, limits and inputs give the same plan.
     network_rows : dict of (op, dtype) to list of params, optional
         Layer shapes of real networks.
     asked : iterable of (op, dtype, params)
         Measured first, all of them that the limits allow.
-    models : iterable of (name, batch, dtype, expected seconds)
-        Whole models, spread evenly.
+    models : iterable of WholeModel
+        Spread evenly.
     kinds : iterable of str, optional
         Only these operator kinds; all by default.
+    kernels : float
+        Share of the configurations whose kernels are named, each after it is timed; what is timed, and in which
+        order, does not depend on it.
     """
     rng = np.random.default_rng(seed)
     seen: set[str] = set()
@@ -155,7 +183,8 @@ def make_plan(
         for s in sorted(set(order))
     }
     body = [e for e in (makers[s].next() for s in order) if e is not None]
-    return number(_with_models(_with_retests([*first, *body], rng), list(models)))
+    timed = _with_models(_with_retests([*first, *body], rng), list(models))
+    return number(_with_kernels(timed, kernels, np.random.default_rng([seed, _KERNELS_STREAM])))
 
 
 def _streams(limits: Limits, rows: int, rng: np.random.Generator, kinds: list[str]) -> list[tuple[str, str]]:
@@ -271,26 +300,47 @@ def _with_retests(entries: list[Entry], rng: np.random.Generator) -> list[Entry]
     return [e if e.what == "op" else Entry(**{**asdict(e), "of": position[i]}) for _, i, e in out]
 
 
-def _with_models(entries: list[Entry], models: list[tuple[str, int, str, float]]) -> list[Entry]:
-    """Insert whole models at even distances; `of` of later retests moves along.
+def _with_models(entries: list[Entry], models: list[WholeModel]) -> list[Entry]:
+    """Insert whole models at even distances.
 
     In the first half: the second is there for the case that rows take less time than expected.
     """
     every = max(1, len(entries) // (2 * (len(models) + 1))) if models else 0
+    waiting = list(models)
+
+    def due(i: int, entry: Entry) -> list[Entry]:
+        return _passes(waiting.pop(0)) if waiting and (i + 1) % every == 0 else []
+
+    out = _inserted(entries, due)
+    return out + [e for m in waiting for e in _passes(m)]
+
+
+def _passes(m: WholeModel) -> list[Entry]:
+    return [
+        Entry(-1, "model", m.name, m.dtype, {"batch": m.batch, "mode": mode}, m.expected_s, "network")
+        for mode in m.modes
+    ]
+
+
+def _with_kernels(entries: list[Entry], share: float, rng: np.random.Generator) -> list[Entry]:
+    """Insert, after a share of the operators, the naming of their kernels."""
+
+    def due(i: int, entry: Entry) -> list[Entry]:
+        if entry.what != "op" or rng.random() >= share:
+            return []
+        return [replace(entry, index=-1, what="kernels", of=i)]
+
+    return _inserted(entries, due)
+
+
+def _inserted(entries: list[Entry], due: Callable[[int, Entry], list[Entry]]) -> list[Entry]:
+    """Insert what is `due` after each entry; `of`, there a position in `entries`, moves along."""
     out: list[Entry] = []
     moved: dict[int, int] = {}
-    waiting = list(models)
     for i, e in enumerate(entries):
         moved[i] = len(out)
-        out.append(Entry(**{**asdict(e), "of": moved[e.of]}) if e.what == "retest" else e)
-        if waiting and (i + 1) % every == 0:
-            out.append(_model(waiting.pop(0)))
-    return out + [_model(m) for m in waiting]
-
-
-def _model(described: tuple[str, int, str, float]) -> Entry:
-    name, batch, dtype, expected = described
-    return Entry(-1, "model", name, dtype, {"batch": batch}, expected, "network")
+        out += [new if new.of < 0 else replace(new, of=moved[new.of]) for new in (e, *due(i, e))]
+    return out
 
 
 def number(entries: Sequence[Entry]) -> list[Entry]:

@@ -34,7 +34,7 @@ def run(
     ----------
     folder : Path
     timers : dict of str to Timer
-        By what an entry is: ``op`` (retests too) and ``model``.
+        By what an entry is: ``op`` (retests too), ``model`` and ``kernels``.
     budget_s : float, optional
         Stop once the rows, those of earlier starts included, have taken this long.
     report : callable
@@ -59,7 +59,7 @@ def run(
             if budget_s is not None and spent >= budget_s:
                 break
             started = clock()
-            row = measured_row(entry, timers["model" if entry.what == "model" else "op"])
+            row = measured_row(entry, timers["op" if entry.what == "retest" else entry.what])
             row["took_s"] = round(clock() - started, 6)
             append(row)
             rows.append(row)

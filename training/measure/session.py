@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from graphs.errors import DtypeError, GraphsError, UnknownHardwareError
-from graphs.hardware.detect import DetectedHardware, cpu_identity, detect_hardware
-from graphs.hardware.profile import load_profile
 from training.dataset.store import read_manifest, read_ops
 from training.measure import extend, networks
 from training.measure.active import fitted, most_telling
 from training.measure.ceilings import measure_ceilings
 from training.measure.environment import differences, fingerprint, record
-from training.measure.errors import RunFolderError
+from training.measure.errors import DeviceKindError, RunFolderError
 from training.measure.finish import finish, write_profile
 from training.measure.journal import Journal, only_writer, write_whole
-from training.measure.plan import DTYPE_WEIGHTS, Entry, Limits, config_key, make_plan
+from training.measure.plan import DTYPE_WEIGHTS, Entry, Limits, WholeModel, config_key, make_plan
 from training.measure.runner import run
+from training.measure.target import chosen_hardware
 
 Report = Callable[[str], None]
 #: What a row takes on average, seconds: samples, warm timing, buffers.  Sizes the plan; the clock keeps the budget.
 _ROW_S = {"cpu": 0.25, "gpu": 0.12}
+#: Share of the operators whose kernels are named: a fourth costs a few per cent of the time.
+DEFAULT_KERNELS = {"cpu": 0.0, "gpu": 0.25}
 DEFAULT_DTYPES = {"cpu": ("fp32", "bf16", "fp16"), "gpu": ("fp32", "tf32", "bf16", "fp16")}
 
 
@@ -44,7 +45,7 @@ class Request:
     models : tuple of str
         Networks whose operators are measured first, all of them.
     whole : bool
-        Whether to time forward passes of whole networks, at most 40 % of the budget.
+        Whether to time forward passes of whole networks, at most 40 % of the budget; on a GPU in device time too.
     threads : int or None
     rows : int or None
         Exact number of configurations, instead of as many as the budget allows.
@@ -58,6 +59,8 @@ class Request:
         Operator kinds; all if empty.
     extends : Path or None
         Data set of this hardware: a sample of it is timed again, then what it is short of.
+    kernels : float or None
+        Share of the operators whose CUDA kernels are named; None: `DEFAULT_KERNELS`.
     """
 
     hardware: str
@@ -77,6 +80,7 @@ class Request:
     note: str = ""
     kinds: tuple[str, ...] = ()
     extends: Path | None = None
+    kernels: float | None = None
 
 
 def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]
 
     Raises
     ------
-    BusyFolderError, RunFolderError, UnknownHardwareError, DtypeError, DataError, DeviceLostError
+    BusyFolderError, RunFolderError, UnknownHardwareError, DtypeError, DataError, DeviceKindError, DeviceLostError
     """
     journal = Journal(request.out)
     if request.resume:
@@ -106,9 +110,11 @@ def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]
             check_same(about, environment, request)
         else:
             about = _begin(journal, request, hardware, environment, report)
+        plan = journal.plan()
         report(f"measuring {hardware}: {environment['device']}, {environment['threads']} threads,"
-               f" {len(journal.plan())} entries planned, budget {request.budget_s / 60:.1f} min")  # fmt: skip
-        rows = run(request.out, timers(kind, environment), None if request.rows else request.budget_s, report)
+               f" {len(plan)} entries planned, budget {request.budget_s / 60:.1f} min")  # fmt: skip
+        own = timers(kind, environment, any(map(needs_profiler, plan)))
+        rows = run(request.out, own, None if request.rows else request.budget_s, report)
         summary = finish(request.out, rows)
         profile = write_profile(request.out, hardware, about["environment"], about["ceilings"])
         if about.get("extends"):
@@ -121,67 +127,6 @@ def _agreement(old: Path, new: Path) -> dict[str, Any]:
     found = extend.agreement(*(read_ops(folder / "ops.parquet").frame for folder in (old, new)))
     write_whole(new / extend.AGREEMENT, json.dumps(found | {"with": str(old)}, indent=1) + "\n")
     return found
-
-
-def chosen_hardware(asked: str, device: str | None) -> tuple[str, str]:
-    """Return the kind of device to measure and its hardware id.
-
-    A known id must be a device of this machine; an unknown one is a new name for the GPU, or the CPU if there is none.
-
-    Raises
-    ------
-    UnknownHardwareError
-        For the id of hardware that this machine is not, and a kind of device that the system does not tell of.
-    """
-    import torch
-
-    found = detect_hardware()
-    reached = torch.cuda.is_available()
-    default = device or ("gpu" if reached else "cpu")
-    if reached:
-        found = _as_reached(found, torch.cuda.get_device_name(0))
-    if asked == "auto":
-        own = next((d for d in found if d.kind == default), None)
-        if own is None:
-            raise UnknownHardwareError(f"the system tells of no {default}", received=asked,
-                                       allowed=", ".join(f"{d.kind}: {d.name}" for d in found),
-                                       next_step="give --device cpu, or a name for it with --hardware")  # fmt: skip
-        return own.kind, own.hardware or new_id(own.name, own.kind)
-    for d in found:
-        if asked == d.hardware:
-            return d.kind, asked
-    try:
-        known = load_profile(asked)
-    except UnknownHardwareError:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", asked):
-            raise UnknownHardwareError("a hardware id is made of small letters, digits and dashes", received=asked,
-                                       next_step="choose such a name") from None  # fmt: skip
-        return default, asked
-    raise UnknownHardwareError(
-        f"this machine is not '{known.id}'", received=asked,
-        allowed=", ".join(f"{d.name} ({d.hardware or 'no profile'})" for d in found),
-        next_step="give --hardware auto, or a new name for this machine",
-    )  # fmt: skip
-
-
-def _as_reached(found: list[DetectedHardware], name: str) -> list[DetectedHardware]:
-    """Return the devices with one GPU only: the one torch runs on, which need not be the system's first.
-
-    A slice of a GPU has a name of its own, and so no profile; in a container the system may tell of no GPU at all.
-    """
-    own = next((d for d in found if d.kind == "gpu" and d.name == name), DetectedHardware("gpu", name, None))
-    return [own, *(d for d in found if d.kind != "gpu")]
-
-
-def new_id(name: str, kind: str) -> str:
-    """Return a hardware id made of a device's name.
-
-    >>> new_id("NVIDIA GeForce RTX 4090", "gpu")
-    'nvidia-geforce-rtx-4090'
-    """
-    text = re.sub(r"\((r|tm)\)|processor|cpu|@.*", " ", name.lower())
-    slug = re.sub(r"[^a-z0-9]+", "-", text).strip("-") or "machine"
-    return slug if kind == "gpu" else f"{slug}-{cpu_identity()['cores']}c"
 
 
 def prepared(kind: str, threads: int | None) -> dict[str, Any]:
@@ -223,6 +168,7 @@ def _begin(
         raise DtypeError("there is nothing to measure in these dtypes", received=", ".join(unknown),
                          allowed=", ".join(DTYPE_WEIGHTS), next_step="choose from these")  # fmt: skip
     # What a plan needs is checked before anything takes time.
+    share_of_kernels(request, kind)
     networks.check_names(request.models)
     if request.only_models and not request.models:
         raise GraphsError("--only-models has no networks to measure", next_step="name them with --models")
@@ -263,12 +209,12 @@ def limits_of(budget_s: float, environment: dict[str, Any], found: dict[str, Any
 def planned(request: Request, limits: Limits, kind: str, report: Report) -> list[Entry]:
     """Return the plan of a request."""
     dtypes = tuple(limits.peaks)
-    models: list[tuple[str, int, str, float]] = []
+    models: list[WholeModel] = []
     if request.whole:
         most = 0.4 * request.budget_s
         own = tuple(d for d in dtypes if d in ("fp32", "bf16")) or dtypes
-        for m in networks.whole_models(limits, own, request.batches):
-            cost = 10 * m[3] + 1.0
+        for m in networks.whole_models(limits, own, request.batches, kind=kind):
+            cost = 10 * len(m.modes) * m.expected_s + 1.0
             if cost <= min(most, 25.0):
                 models.append(m)
                 most -= cost
@@ -288,25 +234,62 @@ def planned(request: Request, limits: Limits, kind: str, report: Report) -> list
         report(f"  {len(asked)} operators chosen where the model of {request.like} is least sure")
     else:
         shapes = networks.layer_shapes(dtypes, request.batches) if rows else {}
-    plan = make_plan(limits, rows, request.seed, shapes, asked, models, request.kinds or None)
+    share = share_of_kernels(request, kind)
+    plan = make_plan(limits, rows, request.seed, shapes, asked, models, request.kinds or None, share)
     if missing := wanted - {e.key for e in plan}:
         report(f"  {len(missing)} of {len(wanted)} operators of the networks are left out: they take too long or too"
                " much memory for this machine and budget, or their dtype is not measured")  # fmt: skip
     return plan
 
 
-def timers(kind: str, environment: dict[str, Any]) -> dict[str, Any]:
-    """Return the timers of a device, by what is timed."""
+def share_of_kernels(request: Request, kind: str) -> float:
+    """Return the share of the operators whose kernels are named on a kind of device.
+
+    Raises
+    ------
+    DeviceKindError
+        If a share is asked for where nothing launches kernels.
+    GraphsError
+        For what is no share.
+    """
+    share = DEFAULT_KERNELS[kind] if request.kernels is None else request.kernels
+    if not 0 <= share <= 1:
+        raise GraphsError("the share of operators whose kernels are named is no share", received=share,
+                          allowed="0 to 1", next_step="give such a --kernels, or leave it out")  # fmt: skip
+    if share and kind != "gpu":
+        raise DeviceKindError("names of kernels are recorded on CUDA devices only, and this run is of a CPU",
+                              received=f"--kernels {share:g}", allowed="0 on a CPU",
+                              next_step="leave out --kernels, or choose the GPU with --device cuda")  # fmt: skip
+    return share
+
+
+def needs_profiler(entry: Entry) -> bool:
+    """Whether an entry is of what only a profiler can tell."""
+    return entry.what == "kernels" or entry.params.get("mode") == "kernels"
+
+
+def timers(kind: str, environment: dict[str, Any], profiled: bool = False) -> dict[str, Any]:
+    """Return the timers of a device, by what is timed; `profiled`: also those that need a profiler."""
     from training.measure.whole import ModelTimer
 
     cache = max(environment["cache_bytes"].values(), default=1e6)
-    if kind == "gpu":
-        from training.measure.cuda import CudaTimer
+    if kind != "gpu":
+        from training.measure.timers import CpuTimer
 
-        return {"op": CudaTimer(cache), "model": ModelTimer("cuda")}
-    from training.measure.timers import CpuTimer
+        return {"op": CpuTimer(cache), "model": ModelTimer("cpu")}
+    from training.measure.cuda import CudaTimer
 
-    return {"op": CpuTimer(cache), "model": ModelTimer("cpu")}
+    op = CudaTimer(cache)
+    if not profiled:
+        return {"op": op, "model": ModelTimer("cuda")}
+    from training.measure.profiler import KernelTimer, Profiler
+    from training.measure.whole_cuda import cuda_ways
+
+    profiler = Profiler()
+    return {
+        "op": op, "kernels": KernelTimer(op, profiler),
+        "model": ModelTimer("cuda", ways=cuda_ways(op.replays, profiler)),
+    }  # fmt: skip
 
 
 def budget_seconds(text: str) -> float:

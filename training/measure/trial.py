@@ -116,7 +116,7 @@ def main(
         kind = load_profile(known_as).kind
         measure(
             Request(NAME, out, budget_seconds(budget), resume=(out / RUN).is_file(), threads=threads, seed=seed,
-                    device="gpu" if kind == "gpu" else "cpu"),
+                    device="gpu" if kind == "gpu" else "cpu", kernels=0.0),
             progress,
         )  # fmt: skip
         found = score(out, known_as, data, progress)

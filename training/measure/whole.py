@@ -1,21 +1,25 @@
-"""Forward passes of whole networks, launched eagerly."""
+"""Forward passes of whole networks: building them, and timing them in the mode that an entry asks for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from graphs.errors import GraphsError, MissingExtraError
+from training.measure.cuda import allow_tf32
+from training.measure.errors import DeviceLostError, UnmeasurableError
 from training.measure.kernels import TORCH_DTYPE
+from training.measure.networks import is_language
 from training.measure.plan import Entry
-from training.measure.stopping import StoppingRule, collect
+from training.measure.stopping import Samples, StoppingRule, collect
 from training.measure.timers import failure_of
 from training.measure.timing import Timing
 
+EAGER = "eager"
 #: Steadier than a single operator, and slower: fewer samples do.
 RULE = StoppingRule(half_width=0.02, min_samples=6, max_samples=20, max_time_s=4.0, hard_time_s=15.0)
 
@@ -36,10 +40,9 @@ def specified(name: str) -> Any:
     ------
     MissingExtraError, TracingError
     """
-    from graphs.tracing import language
     from graphs.tracing.frontends import load_model
 
-    if language.split_name(name)[0] not in language.MODELS:
+    if not is_language(name):
         return load_model(f"torchvision:{name}")
     if find_spec("transformers") is None:
         raise MissingExtraError(
@@ -103,37 +106,68 @@ def _ids(value: torch.Tensor) -> torch.Tensor:
     return torch.randint(0, 1000, value.shape, generator=generator).to(value.dtype)
 
 
+#: Times forward passes in one mode: samples of one pass, and what else is to be told of them.
+Way = Callable[[Callable[[], Any]], tuple[Samples, dict[str, Any]]]
+
+
 class ModelTimer:
-    """Times forward passes.
+    """Times forward passes in the mode that an entry's ``mode`` names: eager passes, and those of `ways`.
+
+    A network that was built is kept for the other modes of the same entry's network, which follow it in a plan, until
+    its eager passes, the last of them, are timed.
 
     Parameters
     ----------
     device : str
     rule : StoppingRule
+        Of eager passes.
     clock : callable
+        Seconds, monotonic; of eager passes.
+    ways : dict of str to callable, optional
+        How other modes are timed on this device (see `training.measure.whole_cuda`).
     """
 
     def __init__(
-        self, device: str = "cpu", rule: StoppingRule = RULE, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+        self, device: str = "cpu", rule: StoppingRule = RULE, clock: Callable[[], float] = time.perf_counter,
+        ways: Mapping[str, Way] | None = None,
+    ) -> None:  # fmt: skip
         self.device, self.rule, self.clock = device, rule, clock
+        self.ways: dict[str, Way] = {**(ways or {}), EAGER: self._eager}
+        self._kept: tuple[tuple[str, str, int], torch.nn.Module, Any] | None = None
 
     def time(self, entry: Entry) -> Timing:
         from graphs.tracing.compat import library_shims
 
+        mode = str(entry.params.get("mode", EAGER))
+        if mode not in self.ways:
+            raise UnmeasurableError(f"no way to time mode '{mode}' here; known: {', '.join(sorted(self.ways))}")
         if self.device == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = entry.dtype == "tf32"
+            allow_tf32(entry.dtype == "tf32")
         try:
             with torch.no_grad(), library_shims():
-                module, inputs = build(entry.op, entry.dtype, int(entry.params["batch"]), self.device)
-                call = _caller(module, inputs)
-                for _ in range(2):
-                    self._once(call)
-                samples = collect(lambda: self._once(call), self.rule, self.clock)
-        except (RuntimeError, MemoryError, NotImplementedError, GraphsError) as error:
+                module, inputs = self._built(entry)
+                samples, told = self.ways[mode](_caller(module, inputs))
+        except (RuntimeError, MemoryError, NotImplementedError, TimeoutError, GraphsError) as error:
+            self._kept = None  # it may be what there was no memory for
+            if isinstance(error, DeviceLostError):
+                raise
             raise failure_of(error, self.device) from error
+        if mode == EAGER:
+            self._kept = None
         count = sum(p.numel() for p in module.parameters())
-        return Timing(samples, 1, extra={"params_count": count})
+        return Timing(samples, 1, extra={"params_count": count, **told})
+
+    def _built(self, entry: Entry) -> tuple[torch.nn.Module, Any]:
+        key = (entry.op, entry.dtype, int(entry.params["batch"]))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # its memory first
+            self._kept = (key, *build(*key, self.device))
+        return self._kept[1:]
+
+    def _eager(self, call: Callable[[], Any]) -> tuple[Samples, dict[str, Any]]:
+        for _ in range(2):
+            self._once(call)
+        return collect(lambda: self._once(call), self.rule, self.clock), {}
 
     def _once(self, call: Callable[[], Any]) -> float:
         started = self.clock()
