@@ -42,7 +42,9 @@ SMALL_FAMILY = 600
 #: Families whose processes distrust slow outliers, and how many standard deviations they are believed for.
 SLOW_OUTLIERS = {"conv2d": 1.5, "dwconv2d": 1.5, "gemm": 1.5}
 #: Families whose length scales adapt to single rows more than others', and so get their own in each fold too.
-ADAPTABLE = ("conv2d", "dwconv2d")
+ADAPTABLE = ("conv2d", "dwconv2d", "gemm")
+#: Families of GPUs whose length scales are chosen by an objective that a library's poor choices do not rule.
+ROBUST = ("conv2d",)
 #: The same for every family on processors: their clock, other tenants and threads woken late slow single calls down.
 PROCESSOR_OUTLIERS = 1.5
 
@@ -208,23 +210,25 @@ class _Processes:
     seed: int = 0
     nested: bool = False
     tail: float | None = None
+    robust: bool = False
 
     @classmethod
     def tuned(cls, rows: Rows, y: Array, seed: int) -> _Processes:
         """Return the recipe with hyperparameters from the training rows."""
         labels = rows.labels(rows.train)
-        hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed)
+        robust = rows.family in ROBUST and "lg_threads" not in rows.names
+        hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed, robust=robust)
         # A partition in which no class has enough rows is the joint process again.
         useful = tuple(name for name in labels if any(key[0] == name for key in hyper))
         nested = rows.family in ADAPTABLE or bool(rows.train.sum() < SMALL_FAMILY)
         tail = SLOW_OUTLIERS.get(rows.family, PROCESSOR_OUTLIERS if "lg_threads" in rows.names else None)
-        return cls(hyper, useful, seed, nested, tail)
+        return cls(hyper, useful, seed, nested, tail, robust)
 
     def without(self, rows: Rows, y: Array, some: NDArray[np.bool_]) -> _Processes:
         if not self.nested:
             return self
         labels = rows.labels(some, self.partitions)
-        settings = (self.seed, FOLD_HYPER_ROWS, FOLD_STEPS)
+        settings = (self.seed, FOLD_HYPER_ROWS, FOLD_STEPS, self.robust)
         return replace(self, hyper=fit_class_hyperparameters(rows.x[some], y[some], labels, *settings))
 
     def n_outputs(self) -> int:

@@ -19,6 +19,10 @@ from graphs.hardware.calibration.regressors import Expert, GaussianProcess, Gaus
 HYPER_ROWS, STEPS, STEP_SIZE = 1000, 150, 0.1
 #: The same where each fold has length scales of its own.
 FOLD_HYPER_ROWS, FOLD_STEPS = 600, 80
+#: Steps of the robust objective, which adapts to the subset if it is followed for longer.
+ROBUST_STEPS = 80
+#: Degrees of freedom of the distribution that leave-one-out residuals are judged by there.
+ROBUST_FREEDOM = 3.0
 #: Rows that a class needs for hyperparameters of its own, and for a process of its own in one fold.
 CLASS_ROWS, FOLD_ROWS = 40, 20
 #: Rows above which a process does not look for slow outliers: it takes several inverses of its covariance.
@@ -56,11 +60,18 @@ def _kernel(z: torch.Tensor) -> torch.Tensor:
 
 
 def fit_hyperparameters(
-    x: NDArray[np.float64], y: NDArray[np.float64], seed: int, most: int = HYPER_ROWS, steps: int = STEPS
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    seed: int,
+    most: int = HYPER_ROWS,
+    steps: int = STEPS,
+    robust: bool = False,
 ) -> Hyperparameters:
-    """Maximise the log marginal likelihood (their eq. 5.8) on a random subset of at most `most` rows.
+    """Choose length scales, variance and noise on a random subset of at most `most` rows.
 
-    A weak prior holds each length scale near sqrt(f), so that features the subset says nothing about stay calm.
+    They maximise the log marginal likelihood (their eq. 5.8) or, with `robust`, the leave-one-out predictive density of
+    a Student t distribution, which rows of another kind (a poor choice of the library) do not rule.  A weak prior holds
+    each length scale near sqrt(f), so that features the subset says nothing about stay calm.
     """
     shift, spread = x.mean(axis=0), x.std(axis=0)
     used = spread > 1e-9
@@ -74,15 +85,14 @@ def fit_hyperparameters(
     log_noise = torch.tensor(math.log(0.03), requires_grad=True)
     optimiser = torch.optim.Adam([log_length, log_variance, log_noise], lr=STEP_SIZE)
     eye = torch.eye(len(rows))
+    slope = _leave_one_out_slope if robust else _likelihood_slope
+    steps = min(steps, ROBUST_STEPS) if robust else steps
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = STEP_SIZE * (1.0 - 0.9 * step / steps)
         k = log_variance.exp() * _kernel(z / log_length.exp()) + (log_noise.exp() + _JITTER) * eye
-        with torch.no_grad():
-            # Their eq. 5.9: the gradient with respect to K in closed form spares a backward pass through Cholesky.
-            inverse = torch.cholesky_inverse(torch.linalg.cholesky(k))
-            alpha = inverse @ t
-            gradient = 0.5 * (inverse - torch.outer(alpha, alpha))
+        # The gradient with respect to K in closed form spares a backward pass through Cholesky.
+        gradient = slope(torch.cholesky_inverse(torch.linalg.cholesky(k.detach())), t)
         optimiser.zero_grad()
         prior = 0.01 * ((log_length - start) ** 2).sum()
         ((k * gradient).sum() + prior).backward()  # type: ignore[no-untyped-call]
@@ -90,6 +100,26 @@ def fit_hyperparameters(
     scale = np.full(x.shape[1], np.inf)
     scale[used] = spread[used] * np.exp(log_length.detach().numpy().astype(np.float64))
     return Hyperparameters(shift, scale, log_variance.exp().item(), log_noise.exp().item() + _JITTER)
+
+
+def _likelihood_slope(inverse: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Return the slope of the negative log marginal likelihood with K, (n, n): their eq. 5.9."""
+    alpha = inverse @ t
+    return 0.5 * (inverse - torch.outer(alpha, alpha))
+
+
+def _leave_one_out_slope(inverse: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Return the slope with K, (n, n), of the negative log density of leave-one-out residuals (their eq. 5.10 to 5.12).
+
+    The density is Student's t of their predictive scale.
+    """
+    precision = inverse.clone().requires_grad_(True)
+    variance = 1.0 / precision.diagonal()
+    residual = (precision @ t) * variance
+    heavy = 0.5 * (ROBUST_FREEDOM + 1.0) * torch.log1p(residual**2 / (ROBUST_FREEDOM * variance))
+    (slope,) = torch.autograd.grad((0.5 * variance.log() + heavy).sum(), precision)
+    slope = 0.5 * (slope + slope.T)
+    return -inverse @ slope @ inverse  # d K^-1 = -K^-1 dK K^-1
 
 
 def outlier_noise(k: torch.Tensor, target: torch.Tensor, tail: float) -> torch.Tensor:
@@ -145,14 +175,18 @@ def fit_class_hyperparameters(
     seed: int,
     most: int = HYPER_ROWS,
     steps: int = STEPS,
+    robust: bool = False,
 ) -> dict[tuple[str, int], Hyperparameters]:
-    """Return hyperparameters of the joint process, key ``("", 0)``, and of each class with enough rows."""
-    out = {("", 0): fit_hyperparameters(x, y, seed, most, steps)}
-    for name, label in labels.items():
+    """Return hyperparameters of the joint process, key ``("", 0)``, and of each class with enough rows.
+
+    Each partition draws subsets of its own, so that one that has all rows in one class is another joint process.
+    """
+    out = {("", 0): fit_hyperparameters(x, y, seed, most, steps, robust)}
+    for i, (name, label) in enumerate(labels.items(), 1):
         for value, count in zip(*np.unique(label, return_counts=True), strict=True):
             if count >= CLASS_ROWS:
                 mine = label == value
-                out[name, int(value)] = fit_hyperparameters(x[mine], y[mine], seed, most, steps)
+                out[name, int(value)] = fit_hyperparameters(x[mine], y[mine], seed + i, most, steps, robust)
     return out
 
 

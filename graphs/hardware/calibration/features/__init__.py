@@ -27,7 +27,7 @@ from graphs.ops.batch import OperatorGroup
 __all__ = ["FAMILIES", "FEATURES_VERSION", "FITTED_DTYPES", "Machine", "build", "family_of", "partitions"]
 
 #: Changes whenever a column changes meaning; a fitted model of another version is refused.
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 
 Builder = Callable[[OperatorGroup, Machine], tuple[list[str], NDArray[np.float64]]]
 

@@ -33,7 +33,10 @@ def partitions(family: str, names: list[str], x: Array) -> dict[str, Classes]:
         By name of partition; empty for a family without one.
     """
     columns = {name: x[:, i] for i, name in enumerate(names)}
-    return {label: rule(columns).astype(np.int64) for label, rule in _RULES.get(family, {}).items()}
+    rules = _RULES.get(family, {})
+    if "lg_threads" not in columns:
+        rules = rules | _GPU_RULES.get(family, {})
+    return {label: rule(columns).astype(np.int64) for label, rule in rules.items()}
 
 
 def _operator(c: Named) -> Array:
@@ -97,6 +100,11 @@ def _convolution(c: Named) -> Array:
     return np.where(c["grouped"] > 0, 3, _operator(c))
 
 
+def _all(c: Named) -> Array:
+    """One class: a second joint process, whose length scales come from another random subset of the rows."""
+    return np.zeros(len(next(iter(c.values()))))
+
+
 def _kernel_size(c: Named) -> Array:
     return np.where(c["grouped"] > 0, 1, np.where(c["lg_taps"] == 0, 0, 2))
 
@@ -152,3 +160,5 @@ _RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
     "binary": {"operator": _operator},
     "unary": {"dtype": _dtype_class},
 }
+#: Further ones where rows are many enough to draw different subsets from them.
+_GPU_RULES: dict[str, dict[str, Callable[[Named], Array]]] = {"conv2d": {"again": _all, "once_more": _all}}
