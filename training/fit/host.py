@@ -7,7 +7,6 @@ exists and writes its header; the regressors stay as they are.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pandas as pd
 
 from graphs.errors import GraphsError
 from graphs.hardware.calibration.artifact import load_model, save_model
-from graphs.hardware.calibration.calibration import load_calibration
+from graphs.hardware.calibration.calibration import build_calibration, load_calibration
 from graphs.hardware.mappers.base import HardwareMapper
 from graphs.hardware.mappers.registry import create_mapper
 from graphs.hardware.profile import load_profile
@@ -157,7 +156,7 @@ def main(hardware: str, folder: Path, data: Path | None) -> None:
         )  # fmt: skip
     for stale in (HEADER_KEY, "eager"):
         model.header.pop(stale, None)
-    calibration = replace(load_calibration(hardware), model=model)
+    calibration = build_calibration(profile, model)
     terms = fit_host(
         models, create_mapper(hardware, calibration=calibration),
         read_ops(data_folder(profile, data) / "ops.parquet").frame,

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 import graphs
 from graphs.hardware.calibration import features
-from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
+from graphs.hardware.calibration.calibration import HardwareCalibration, build_calibration
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.features import Machine
 from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel, take
@@ -205,5 +205,5 @@ def _profile_hash(hardware: str) -> str:
 
 
 def calibration_with(model: EfficiencyModel) -> HardwareCalibration:
-    """Return the calibration of a machine with another fitted model in it."""
-    return replace(load_calibration(model.hardware), model=model)
+    """Return the calibration of a machine with a model just fitted; the shipped one, perhaps an older, is not read."""
+    return build_calibration(load_profile(model.hardware), model)

@@ -189,7 +189,7 @@ def load_calibration(source: str | Path) -> HardwareCalibration:
         path = path.parent
     if not (path / HEADER).is_file() and (path / SUBGRAPH_HEADER).is_file():
         subgraphs = load_subgraphs(path)
-        return replace(_build(load_profile(subgraphs.hardware), None), subgraphs=subgraphs)
+        return replace(build_calibration(load_profile(subgraphs.hardware), None), subgraphs=subgraphs)
     if (path / HEADER).is_file() or (path.is_dir() and str(source) not in ("", ".")):
         return _of_model(path)
     try:
@@ -206,13 +206,13 @@ def load_calibration(source: str | Path) -> HardwareCalibration:
 
 def _of_model(folder: Path) -> HardwareCalibration:
     model = load_model(folder)
-    return _build(load_profile(model.hardware), model)
+    return build_calibration(load_profile(model.hardware), model)
 
 
 def _of_profile(profile: HardwareProfile, origin: Path | None) -> HardwareCalibration:
     folder = _folder(profile.model, HEADER, origin)
     model = None if folder is None else _load_cached(folder, (folder / HEADER).stat().st_mtime_ns)
-    return _build(profile, model, origin)
+    return build_calibration(profile, model, origin)
 
 
 def _folder(pointer: str | None, header: str, origin: Path | None) -> Path | None:
@@ -250,7 +250,24 @@ def _subgraphs(profile: HardwareProfile, origin: Path | None) -> SubgraphModel |
     return model
 
 
-def _build(profile: HardwareProfile, model: EfficiencyModel | None, origin: Path | None = None) -> HardwareCalibration:
+def build_calibration(
+    profile: HardwareProfile, model: EfficiencyModel | None, origin: Path | None = None
+) -> HardwareCalibration:
+    """Return the calibration of a profile with a fitted model, or without one; no shipped model is read.
+
+    Parameters
+    ----------
+    profile : HardwareProfile
+    model : EfficiencyModel or None
+        Of operators.
+    origin : Path, optional
+        File of the profile: its pointer to a subgraph model is looked for beside it first.
+
+    Raises
+    ------
+    ModelFileError
+        If the model belongs to other hardware.
+    """
     if model is not None and model.hardware != profile.id:
         raise ModelFileError(
             "the fitted model belongs to other hardware",
