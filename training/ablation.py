@@ -43,6 +43,7 @@ from training.dataset.kernels import read_kernels
 from training.dataset.store import read_manifest
 from training.fit.family import Recipe, Rows, _out_of_fold, _Processes, _prune, _Trees, _weigh, recipes_for
 from training.fit.gp import fit_gp, fit_hyperparameters
+from training.fit.kindred import Kindred
 from training.fit.prepare import Table, family_rows, machine_of, read_frame
 from training.validate.baselines import baselines
 
@@ -81,7 +82,8 @@ def ingredients(rows: Rows, seed: int) -> tuple[Errors, Errors]:
     trees, processes = recipes[0], recipes[-1]
     assert isinstance(trees, _Trees)
     assert isinstance(processes, _Processes)
-    plain = replace(processes, tail=None, nested=False)
+    likely = _Processes.tuned(rows, y, seed, robust=False) if processes.robust else processes
+    plain = replace(likely, tail=None, nested=False)
     out: Errors = {}
     for name, offset in ((LATENCY, np.zeros(len(y))), (ROOFLINE, np.log(rows.roofline_s))):
         target = np.log(rows.latency_s) - offset
@@ -219,6 +221,7 @@ def run(
     table = Table.of(frame)
     sizes = {name: sum(len(g) for g in groups) for name, groups in table.groups.items()}
     names = sorted(sizes, key=lambda name: sizes[name])[: 1 if quick else None]
+    kindred = Kindred.of(profile.id, data)
     kernels = read_kernels(data) if (data / KERNELS).is_file() else None
     oracle_families = ORACLE_FAMILIES[: 1 if quick else None] if kernels is not None and not curve_only else ()
     parts: dict[str, dict[str, Errors]] = {}
@@ -230,6 +233,8 @@ def run(
             here = table.frame.iloc[np.concatenate([g.rows for g in table.groups[name]])]
             if quick:
                 rows = replace(rows, train=_few(rows.train))
+            if kindred is not None:
+                rows = replace(rows, elsewhere=kindred.elsewhere(name, table.groups[name], machine, seed))
             train = rows.train
             if name in names:
                 progress(f"{name}: {train.sum()} training rows")

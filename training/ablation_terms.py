@@ -11,7 +11,7 @@ FULL = "trees: log (latency / (t0 + roofline))"
 JOINT, TREES_JOINT, CLASSES = "joint GP", "trees + joint GP", "joint + class GPs"
 STACK = "stack: trees + joint + class GPs"
 #: What `graphs train` fits: the stack, with the means that a family is given besides (see `training.fit.family`).
-RECIPE = "the recipe: stack, slow outliers distrusted, a forest on few rows"
+RECIPE = "the recipe: stack, robust to slow outliers, a forest on few rows"
 #: Folds that the learning curve is scored on, and the shares of the other folds' rows that are learnt from.
 CURVE_FOLDS, CURVE_SHARES = (0, 1), (0.25, 0.5, 1.0)
 #: Kernel families of fewer rows share one column.

@@ -213,10 +213,11 @@ class _Processes:
     robust: bool = False
 
     @classmethod
-    def tuned(cls, rows: Rows, y: Array, seed: int) -> _Processes:
-        """Return the recipe with hyperparameters from the training rows."""
+    def tuned(cls, rows: Rows, y: Array, seed: int, robust: bool | None = None) -> _Processes:
+        """Return the recipe with hyperparameters from the training rows; `robust` is the family's own unless given."""
         labels = rows.labels(rows.train)
-        robust = rows.family in ROBUST and "lg_threads" not in rows.names
+        if robust is None:
+            robust = rows.family in ROBUST and "lg_threads" not in rows.names
         hyper = fit_class_hyperparameters(rows.x[rows.train], y[rows.train], labels, seed, robust=robust)
         # A partition in which no class has enough rows is the joint process again.
         useful = tuple(name for name in labels if any(key[0] == name for key in hyper))

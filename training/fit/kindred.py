@@ -6,7 +6,7 @@ other one show; how that carries over, the own rows do (`training.fit.augmented`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from graphs.hardware.calibration.features import Machine
 from graphs.hardware.calibration.fitted import take
 from graphs.hardware.calibration.regressors import Regressor
 from graphs.hardware.profile import load_profile
+from graphs.ops.batch import OperatorGroup
 from training.fit.augmented import OUTLIERS
 from training.fit.gp import fit_gp, fit_hyperparameters
 from training.fit.prepare import Table, machine_of, read_frame
@@ -48,8 +49,11 @@ class Kindred:
         profile = load_profile(other)
         return cls(other, machine_of(profile), Table.of(read_frame(profile, folder)[0]))
 
-    def elsewhere(self, family: str, kinds: set[str], here: Machine, seed: int) -> tuple[Regressor, ...]:
-        """Return regressors of the other processor's efficiency; see `fit_elsewhere`."""
+    def elsewhere(
+        self, family: str, groups: Sequence[OperatorGroup], here: Machine, seed: int
+    ) -> tuple[Regressor, ...]:
+        """Return regressors of the other processor's efficiency on the kinds of some groups; see `fit_elsewhere`."""
+        kinds = {g.kind.name for g in groups}
         return fit_elsewhere(self.table, family, kinds, here, self.machine, seed)
 
 

@@ -179,8 +179,7 @@ def _fit_named(
     with threadpool_limits(limits=1):
         rows = family_rows(table, name, machine, related, seed, synthetic=distil)
         if kindred is not None:
-            kinds = {g.kind.name for g in table.groups[name]}
-            rows = replace(rows, elsewhere=kindred.elsewhere(name, kinds, machine, seed))
+            rows = replace(rows, elsewhere=kindred.elsewhere(name, table.groups[name], machine, seed))
         return name, fit_family(rows, seed, distil)
 
 
