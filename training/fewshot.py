@@ -179,8 +179,12 @@ def latency_with(residual: Residual, here: Shared, base: Array, some: NDArray[np
 
 
 def _inputs(here: Shared, base: Array, some: NDArray[np.int64]) -> Array:
-    """Return the features with the time that is known beforehand: what it exceeds the roofline by tells the regime."""
-    return np.column_stack([here.x[some], base[some]])
+    """Return the features, the time that is known beforehand, and what it exceeds the roofline by: (n, 5).
+
+    The last one is the efficiency that the prior tells: calls that are bound by launch, by memory or by compute there
+    carry over to another machine in different ways.
+    """
+    return np.column_stack([here.x[some], base[some], base[some] - np.log(here.roofline_s[some])])
 
 
 def virtual_table(
