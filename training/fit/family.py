@@ -168,11 +168,14 @@ class Recipe(Protocol):
 def recipes_for(rows: Rows, y: Array, seed: int) -> list[Recipe]:
     """Return the members of a family before weighing.
 
-    Trees, a forest where rows are few, on processors those that know of costs, and processes.
+    Trees and processes; where rows are few a forest, and on processors members that know of costs.
     """
-    forest: list[Recipe] = [_Forest(seed)] if rows.train.sum() < SMALL_FAMILY else []
-    costs: list[Recipe] = [AugmentedRecipe(rows.elsewhere, seed)] if "lg_threads" in rows.names else []
-    return [_Trees(seed), *forest, *costs, _Processes.tuned(rows, y, seed)]
+    more: list[Recipe] = []
+    if rows.train.sum() < SMALL_FAMILY:
+        more.append(_Forest(seed))
+        if "lg_threads" in rows.names:
+            more.append(AugmentedRecipe(rows.elsewhere, seed))
+    return [_Trees(seed), *more, _Processes.tuned(rows, y, seed)]
 
 
 @dataclass(frozen=True, slots=True)
