@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphs.hardware.calibration.features.attention_paths import Calls, add_paths
 from graphs.hardware.calibration.features.columns import (
     Array,
     Columns,
@@ -65,6 +66,13 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         "lg_fused_over_roofline",
         log2(group.flops / machine.peak_flops_per_s(fused_dtype))
         - log2(machine.attainable_s(group.flops, group.bytes, group.dtype)),
+    )
+    add_paths(
+        c,
+        Calls(b, h, hkv, s, skv, d, group.itemsize, group.dtype),
+        (causal > 0, np.asarray(mask == "bool"), np.asarray(mask == "float")),
+        unfused,
+        machine,
     )
     # a thread takes blocks of queries, the larger the more of them there are
     block = np.where(s >= 768, 256.0, np.where(s >= 192, 64.0, 32.0))

@@ -79,6 +79,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     elements = np.maximum(outputs, planes * plane)
     launch = _launch(group, n, ch, plane, ho, wo, k, last, float(machine.units))
     launches.add_launch(c, launch, machine)
+    launches.add_steps(c, launch, group.bytes, machine)
     add_processor(c, group, machine, outputs * group.itemsize, elements, shared, grain, indices)
     return c.result()
 
@@ -111,7 +112,8 @@ def _launch(
         planar = striped = launches.simple(outputs, 1024.0, k * k)
     elif name == "batchnorm":
         planar = launches.norm_planar(n, ch, plane)
-        striped = launches.norm_channels_last(n * plane, ch)
+        own, library = launches.norm_channels_last(n * plane, ch), launches.norm_library(n, ch * plane)
+        striped = launches.Launch(*(np.where(group.itemsize > 2, a, b) for a, b in zip(library, own, strict=True)))
     else:
         # planar bilinear kernels walk all planes in every thread; images of few channels are left to them
         bilinear = np.asarray(param(group, "mode", "none") == "bilinear")
