@@ -21,22 +21,22 @@ def features_of(op: str, dtype: str, **params: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("h", "s", "d", "causal", "turns"),
+    ("h", "s", "d", "causal", "turns", "together"),
     [
-        (8, 640, 64, False, 10.0),  # 80 blocks at once, 10 tiles of keys
-        (8, 640, 128, False, 5.0),  # tiles of twice as many keys
-        (8, 2560, 128, False, 4 * 20.0),  # 320 blocks, one a unit
-        (8, 2560, 64, False, 2 * 40.0),  # three a unit
-        (8, 640, 64, True, 10.0),  # the last block walks all keys
-        (60, 640, 64, True, 2.0 * 11 / 2 + 9 / 2),  # half of them on average
+        (8, 640, 64, False, 10.0, 2),  # 80 blocks at once, 10 tiles of keys; a lone block waits for itself
+        (8, 640, 128, False, 5.0, 1),  # tiles of twice as many keys
+        (8, 2560, 128, False, 4 * 20.0, 1),  # 320 blocks, one a unit
+        (8, 2560, 64, False, 2 * 40.0, 3),  # three a unit
+        (8, 640, 64, True, 10.0, 2),  # the last block walks all keys
+        (60, 640, 64, True, 2.0 * 11 / 2 + 9 / 2, 3),  # half of them on average
     ],
 )
-def test_turns_of_the_fused_kernel(h: int, s: int, d: int, causal: bool, turns: float) -> None:
+def test_turns_of_the_fused_kernel(h: int, s: int, d: int, causal: bool, turns: float, together: int) -> None:
     one, size = np.ones(1), np.array([float(s)])
     calls = Calls(one, h * one, h * one, size, size, d * one, 4 * one, np.array(["fp32"]))
     got, tile_s = fused_turns(calls, np.array([causal]), TOY)
     assert got[0] == pytest.approx(turns)
-    keys, together = (64, 3) if d <= 64 else (128, 1)
+    keys = 64 if d <= 64 else 128
     assert tile_s[0] == pytest.approx(4 * 64 * keys * d * together / (0.6 * 0.6e12))
 
 
@@ -61,3 +61,11 @@ def test_truth_values_are_converted_and_ragged_masks_padded() -> None:
     assert mask_share("float", 252, "fp16") == 0.0
     assert mask_share("float", 252) > 0.0
     assert mask_share("bool", 252) > mask_share("bool", 256) > 0.0
+
+
+def test_a_long_cache_in_single_precision_is_walked_by_one_block_a_head() -> None:
+    columns = features_of("sdpa_decode", "fp32", b=1, h=8, hkv=8, skv=6400, d=64)
+    walk_s = 100 * 4 * 64 * 64 * 64 * 2 / (0.6 * 0.6e12)
+    base = 1.5e-6 + 4 * 64 * 8 * (2 + 2 * 6400) / 1e12
+    assert columns["lg_path_over_roofline"] == pytest.approx(np.log2((1.5e-6 + walk_s) / base))
+    assert columns["lg_mask_over_path"] == 0.0

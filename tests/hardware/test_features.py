@@ -42,7 +42,7 @@ GOLDEN: dict[str, str] = {
     "nchw": "2fec8dce38b4",
     "rowwise": "c493c18128d8",
     "sdpa": "3d65e9f7deaf",
-    "sdpa_decode": "1d1e6cf15c67",
+    "sdpa_decode": "1c8a68e3749e",
     "unary": "3945213aa9a7",
 }
 
@@ -110,6 +110,7 @@ GPU_COLUMNS = {
     "mem": ("lg_warp_lines", "lg_block_lines", "lg_blocks_over_bytes"),
     "nchw": ("lg_steps_over_bytes",),
     "sdpa": ("lg_path_over_roofline", "lg_mask_over_path"),
+    "sdpa_decode": ("lg_path_over_roofline", "lg_mask_over_path"),
 }
 #: Columns of processors, the first two of convolutions alone.
 OWN = (

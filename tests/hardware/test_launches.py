@@ -159,3 +159,21 @@ def test_steps_that_take_longer_than_the_bytes_count() -> None:
         names, x = columns.result()
         assert names == ["lg_steps_over_bytes"]
         assert x[0, 0] == pytest.approx(np.log2(wanted))
+
+
+@pytest.mark.parametrize(
+    ("op", "params", "steps"),
+    [
+        # four outputs of four taps for each of four channels to a thread
+        ("maxpool2d", {"n": 1, "c": 128, "h": 56, "w": 56, "k": 2, "stride": 2, "pad": 0}, 16 * (8 + 0.4 * 4)),
+        # 784 pixels by four rows of lanes, in vectors of four channels
+        ("adaptive_avgpool2d", {"n": 64, "c": 128, "h": 28, "w": 28}, 196 * 0.5),
+    ],
+)
+def test_steps_of_image_kernels_by_hand(op: str, params: dict[str, Any], steps: float) -> None:
+    (group,) = ops.group_operators([op], ["fp32"], [params | {"fmt": "channels_last"}])
+    names, x = build(group, TOY)
+    columns = dict(zip(names, x[0].tolist(), strict=True))
+    bytes_s = float(group.bytes[0]) / 2.0**40
+    wanted = (1.5e-6 + max(steps * 0.3e-6, bytes_s)) / (1.5e-6 + bytes_s)
+    assert columns["lg_steps_over_bytes"] == pytest.approx(np.log2(wanted))

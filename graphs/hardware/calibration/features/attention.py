@@ -102,6 +102,10 @@ def build_decode(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arr
     copied = np.where(unfused, 2 * b * h * skv * d * group.itemsize, 0.0)
     c.log("copied_us", 0.1 + 1e6 * copied / machine.bandwidth_bytes_per_s)
     c.add("lg_copied_over_l2", np.where(unfused, log2(copied / machine.l2_bytes), 0.0))
+    never = np.zeros(len(group), dtype=bool)
+    add_paths(
+        c, Calls(b, h, hkv, s, skv, d, group.itemsize, group.dtype), (never, never, never), np.asarray(unfused), machine
+    )
     add_processor(c, group, machine, b * h * s * d * group.itemsize, b * hkv * skv * d, b * h, 1.0)
     return c.result()
 

@@ -25,6 +25,8 @@ LAUNCH_S = 1.5e-6
 QUERIES, NARROW = 64.0, 64.0
 KEYS, RESIDENT = (64.0, 128.0), (3.0, 1.0)
 FUSED_SHARE = 0.6
+#: Blocks whose arithmetic a multiprocessor has time for while a lone one waits.
+LONE = 2.0
 #: Kernels of the separate path, with a causal mask more; times they read or write the scores; share of the peaks.
 KERNELS, CAUSAL_KERNELS = 11.0, 17.0
 PASSES, CAUSAL_PASSES = 7.5, 10.0
@@ -102,4 +104,5 @@ def fused_turns(calls: Calls, causal: Flags, machine: Machine) -> tuple[Array, A
     # rows of queries are padded to the kernel's head size
     flops = 4.0 * QUERIES * keys * np.where(narrow, NARROW, 2.0 * NARROW)
     peak = machine.peak_flops_per_s(np.full(len(calls.b), "fp32")) / machine.units
-    return turns, np.asarray(flops * resident / (FUSED_SHARE * peak), dtype=np.float64)
+    sharing = np.clip(np.ceil(waves * resident), np.minimum(resident, LONE), resident)
+    return turns, np.asarray(flops * sharing / (FUSED_SHARE * peak), dtype=np.float64)
