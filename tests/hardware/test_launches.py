@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from graphs import ops
 from graphs.hardware.calibration.features import Machine, build, launches, rowwise
+from graphs.hardware.calibration.features.columns import Columns
 from graphs.hardware.calibration.features.launches import Launch
 
 TOY = Machine(100, 2.0**25, {"fp32": 2.0**45, "fp16": 2.0**48, "bf16": 2.0**48}, 2.0**40)
@@ -134,3 +135,45 @@ def test_waves_and_steps_of_a_launch_by_hand() -> None:
     assert 2 ** f["lg_launch_waves"] == pytest.approx(5)  # two blocks on each of 100 units
     assert 2 ** f["lg_launch_steps"] == pytest.approx(5 * 16)
     assert 2 ** f["lg_launch_unit_work"] == pytest.approx(10 * 1024 * 16)
+
+
+@pytest.mark.parametrize(
+    ("n", "image", "wanted"),
+    [
+        (3, 1024, (3, 1024, 1, 1)),
+        (2, 65536, (16, 1024, 8, 1)),  # blocks of eight steps
+        (1, 262144, (1, 1024, 64, 1)),  # one block of vectors
+        (2, 4915200, (8, 1024, 300, 1)),  # four of the most steps an image
+    ],
+)
+def test_norms_of_a_library_by_hand(n: int, image: int, wanted: tuple[float, ...]) -> None:
+    assert only(launches.norm_library(column(n), column(image))) == pytest.approx(wanted)
+
+
+def test_steps_that_take_longer_than_the_bytes_count() -> None:
+    # two blocks a unit at once: 400 of them are two waves of 10 steps, 6 us
+    launch = Launch(column(400.0), column(1024.0), column(10.0), column(1.0))
+    for nbytes, wanted in ((0.0, 7.5 / 1.5), (2.0**40 * 6e-6, 1.0)):
+        columns = Columns(1)
+        launches.add_steps(columns, launch, column(nbytes), TOY)
+        names, x = columns.result()
+        assert names == ["lg_steps_over_bytes"]
+        assert x[0, 0] == pytest.approx(np.log2(wanted))
+
+
+@pytest.mark.parametrize(
+    ("op", "params", "steps"),
+    [
+        # four outputs of four taps for each of four channels to a thread
+        ("maxpool2d", {"n": 1, "c": 128, "h": 56, "w": 56, "k": 2, "stride": 2, "pad": 0}, 16 * (8 + 0.4 * 4)),
+        # 784 pixels by four rows of lanes, in vectors of four channels
+        ("adaptive_avgpool2d", {"n": 64, "c": 128, "h": 28, "w": 28}, 196 * 0.5),
+    ],
+)
+def test_steps_of_image_kernels_by_hand(op: str, params: dict[str, Any], steps: float) -> None:
+    (group,) = ops.group_operators([op], ["fp32"], [params | {"fmt": "channels_last"}])
+    names, x = build(group, TOY)
+    columns = dict(zip(names, x[0].tolist(), strict=True))
+    bytes_s = float(group.bytes[0]) / 2.0**40
+    wanted = (1.5e-6 + max(steps * 0.3e-6, bytes_s)) / (1.5e-6 + bytes_s)
+    assert columns["lg_steps_over_bytes"] == pytest.approx(np.log2(wanted))

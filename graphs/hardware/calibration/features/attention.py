@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graphs.hardware.calibration.features.attention_paths import Calls, add_paths
 from graphs.hardware.calibration.features.columns import (
     Array,
     Columns,
@@ -66,6 +67,13 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         log2(group.flops / machine.peak_flops_per_s(fused_dtype))
         - log2(machine.attainable_s(group.flops, group.bytes, group.dtype)),
     )
+    add_paths(
+        c,
+        Calls(b, h, hkv, s, skv, d, group.itemsize, group.dtype),
+        (causal > 0, np.asarray(mask == "bool"), np.asarray(mask == "float")),
+        unfused,
+        machine,
+    )
     # a thread takes blocks of queries, the larger the more of them there are
     block = np.where(s >= 768, 256.0, np.where(s >= 192, 64.0, 32.0))
     add_processor(c, group, machine, b * h * s * d * group.itemsize, b * h * s * d, b * h * ceil_div(s, block), 1.0)
@@ -94,6 +102,10 @@ def build_decode(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arr
     copied = np.where(unfused, 2 * b * h * skv * d * group.itemsize, 0.0)
     c.log("copied_us", 0.1 + 1e6 * copied / machine.bandwidth_bytes_per_s)
     c.add("lg_copied_over_l2", np.where(unfused, log2(copied / machine.l2_bytes), 0.0))
+    never = np.zeros(len(group), dtype=bool)
+    add_paths(
+        c, Calls(b, h, hkv, s, skv, d, group.itemsize, group.dtype), (never, never, never), np.asarray(unfused), machine
+    )
     add_processor(c, group, machine, b * h * s * d * group.itemsize, b * hkv * skv * d, b * h, 1.0)
     return c.result()
 

@@ -113,6 +113,11 @@ def _convolution_dtype_kernel(c: Named) -> Array:
     return _dtype_class(c) * 3 + _kernel_size(c)
 
 
+def _depthwise_kernel(c: Named) -> Array:
+    """On GPUs the kernels are columns, and the classes few enough to learn from: the framework's own or a library's."""
+    return c["library"] if "kernel_pixels" in c else _depthwise(c)
+
+
 def _depthwise(c: Named) -> Array:
     planar = np.where(c["library_planar"] > 0, 0, np.where(c["kernel"] > 5, 1, 2))
     return np.where(c["channels_last"] > 0, 3 + _half(c), planar)
@@ -151,7 +156,7 @@ _RULES: dict[str, dict[str, Callable[[Named], Array]]] = {
         "dtype_kernel": _convolution_dtype_kernel,
         "matrix_units": _matrix_units,
     },
-    "dwconv2d": {"kernel": _depthwise, "stride": _depthwise_stride, "size": _depthwise_size},
+    "dwconv2d": {"kernel": _depthwise_kernel, "stride": _depthwise_stride, "size": _depthwise_size},
     "sdpa": {"fused": _attention},
     "sdpa_decode": {"fused": _attention},
     "rowwise": {"operator": _operator, "size": _rowwise_size},

@@ -17,6 +17,7 @@ from graphs.hardware.calibration.features.columns import (
     param,
 )  # fmt: skip
 from graphs.hardware.calibration.features.convolution_parts import add_depthwise_parts, add_parts
+from graphs.hardware.calibration.features.depthwise import add_kernel
 from graphs.hardware.calibration.features.gemm import add_problem
 from graphs.hardware.calibration.features.machine import Machine
 from graphs.hardware.calibration.features.processor import add_processor
@@ -144,6 +145,7 @@ def build_depthwise(group: OperatorGroup, machine: Machine) -> tuple[list[str], 
     c.add("taps_per_byte", log2(g.kh * g.kw / group.itemsize))
     c.log("row_bytes", np.where(last, g.c, g.wo) * group.itemsize)
     add_depthwise_parts(c, g, group.itemsize, last, param(group, "bias", 0.0), library | last, machine)
+    add_kernel(c, g, device_dtype(group), group.itemsize, last, library | last, machine)
     _add_processor(c, group, g, machine)
     return c.result()
 

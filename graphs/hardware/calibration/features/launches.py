@@ -23,6 +23,13 @@ _REDUCE_THREADS, _POOL_THREADS = 512.0, 1024.0
 _FEW_VALUES, _MANY_VALUES = 16.0, 256.0
 
 
+#: Time of one step of a thread in a full multiprocessor (a load from memory and its use), and of an empty launch.
+STEP_S, EMPTY_S = 0.3e-6, 1.5e-6
+#: The library's norm of an image: threads of a block, elements of an image up to which it shares it out among blocks of
+#: a few steps; beyond, a block takes all of it in vectors, up to a most number of steps.
+_NORM_THREADS, _NORM_SHARED, _NORM_STEPS, _NORM_VECTOR, _NORM_MOST = 1024.0, 131072.0, 8.0, 4.0, 300.0
+
+
 class Launch(NamedTuple):
     """A launch of each of n calls.
 
@@ -46,7 +53,7 @@ def add_launch(c: Columns, launch: Launch, machine: Machine) -> None:
     """Add the columns of a launch on a GPU: waves, steps in turn, and what the busiest multiprocessor does."""
     if machine.kind != "gpu":
         return
-    slots = machine.units * np.maximum(np.floor(THREADS_PER_UNIT / np.maximum(launch.threads, 64.0)), 1.0)
+    slots = _slots(launch, machine)
     waves, busy = fill(launch.blocks, slots)
     c.log("launch_blocks", launch.blocks)
     c.log("launch_threads", launch.threads)
@@ -56,6 +63,21 @@ def add_launch(c: Columns, launch: Launch, machine: Machine) -> None:
     c.add("launch_busy", np.where(waves > 5, 1.0, busy))
     c.log("launch_steps", launch.work * np.maximum(np.ceil(launch.blocks / slots), 1.0))
     c.log("launch_unit_work", launch.work * launch.threads * ceil_div(launch.blocks, machine.units))
+
+
+def add_steps(c: Columns, launch: Launch, nbytes: Array, machine: Machine) -> None:
+    """Add on a GPU what the steps take one after another over moving `nbytes`: which of the two a call waits for."""
+    if machine.kind != "gpu":
+        return
+    steps_s = STEP_S * launch.work * np.maximum(np.ceil(launch.blocks / _slots(launch, machine)), 1.0)
+    bytes_s = nbytes / machine.bandwidth_bytes_per_s
+    c.add("lg_steps_over_bytes", log2((EMPTY_S + np.maximum(steps_s, bytes_s)) / (EMPTY_S + bytes_s)))
+
+
+def _slots(launch: Launch, machine: Machine) -> Array:
+    """Return the blocks that are resident at once."""
+    resident: Array = np.maximum(np.floor(THREADS_PER_UNIT / np.maximum(launch.threads, 64.0)), 1.0)
+    return machine.units * resident
 
 
 def pow2_below(value: Any) -> Array:
@@ -147,3 +169,11 @@ def norm_planar(n: Array, c: Array, plane: Array) -> Launch:
     y = np.maximum(64.0 / x, 1.0)
     down = np.maximum(1.0, np.minimum(np.floor(256.0 * 1024.0 / c), ceil_div(n, y)))
     return Launch(c * down, x * y, ceil_div(plane, x) * ceil_div(n, y * down), np.ones_like(n))
+
+
+def norm_library(n: Array, image: Array) -> Launch:
+    """Affine transformation of channels-last images of `image` elements in single precision."""
+    shared = image <= _NORM_SHARED
+    steps = ceil_div(image, np.where(shared, _NORM_THREADS, _NORM_THREADS * _NORM_VECTOR))
+    blocks = n * ceil_div(steps, np.where(shared, _NORM_STEPS, _NORM_MOST))
+    return Launch(blocks, np.full_like(blocks, _NORM_THREADS), steps * n / blocks, np.ones_like(blocks))

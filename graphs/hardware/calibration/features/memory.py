@@ -19,6 +19,7 @@ from graphs.hardware.calibration.features.columns import (
     log2,
     param,
 )  # fmt: skip
+from graphs.hardware.calibration.features.launches import EMPTY_S
 from graphs.hardware.calibration.features.machine import Machine
 from graphs.hardware.calibration.features.processor import add_processor
 from graphs.ops.batch import OperatorGroup
@@ -26,6 +27,12 @@ from graphs.ops.batch import OperatorGroup
 OPS = (
     "copy", "transpose", "cat", "cat_channels", "permute_copy", "pad2d", "roll", "embedding", "index_select",
 )  # fmt: skip
+
+#: Lanes of a warp, outputs of a block of the framework's copy (128 threads of 4), and bytes of a cache line.
+LANES, BLOCK_OUTPUTS, LINE_BYTES = 32, 512, 128
+#: Bytes of a lane's widest load, most threads of a block of the gather in vectors, and time from one small block to the
+#: next on a multiprocessor.
+VECTOR_BYTES, GATHER_THREADS, BLOCK_S = 16.0, 1024.0, 80e-9
 
 
 def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
@@ -66,9 +73,67 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
         waves, busy = fill(ceil_div(numel, per_block), 8.0 * machine.units)
         c.add(f"lg_waves_{per_block}", waves)
         c.add(f"busy_{per_block}", np.where(waves > 5, 1.0, busy))
+    _add_lines(c, group, machine)
+    _add_gather(c, outer, np.where(gather & (outer > 16), inner * size, 0.0), group.bytes, machine)
     # parts of a concatenation are copied one after another
     add_processor(c, group, machine, numel * size, numel / parts)
     return c.result()
+
+
+def _add_gather(c: Columns, rows: Array, row_bytes: Array, nbytes: Array, machine: Machine) -> None:
+    """Add on a GPU what the blocks of a gather in vectors cost, one or more a row however short, over moving the bytes.
+
+    `row_bytes` is 0 where the call is no such gather.
+    """
+    if machine.kind != "gpu":
+        return
+    vectors = (row_bytes > 0) & (np.mod(row_bytes, VECTOR_BYTES) == 0)
+    blocks = np.where(vectors, rows * ceil_div(row_bytes, VECTOR_BYTES * GATHER_THREADS), 0.0)
+    blocks_s = BLOCK_S * blocks / machine.units
+    bytes_s = nbytes / machine.bandwidth_bytes_per_s
+    c.add("lg_blocks_over_bytes", log2((EMPTY_S + np.maximum(blocks_s, bytes_s)) / (EMPTY_S + bytes_s)))
+
+
+def _add_lines(c: Columns, group: OperatorGroup, machine: Machine) -> None:
+    """Add on a GPU the cache lines that a warp and a block of a permuting copy read, over the least they could."""
+    if machine.kind != "gpu":
+        return
+    for name, outputs in (("warp", LANES), ("block", BLOCK_OUTPUTS)):
+        lines = np.ones(len(group))
+        if group.kind.name == "permute_copy":
+            lines = lines_read(list(group.params["shape"]), list(group.params["perm"]), group.itemsize, outputs)
+            lines /= outputs * group.itemsize / LINE_BYTES
+        c.log(f"{name}_lines", lines)
+
+
+def lines_read(shapes: Sequence[Sequence[int]], perms: Sequence[Sequence[int]], itemsize: Array, outputs: int) -> Array:
+    """Return the cache lines that `outputs` neighbours of a permuted tensor are read from.
+
+    Parameters
+    ----------
+    shapes, perms : n sequences of int
+        Of each tensor, and which of its dimensions each of the copy's is.
+    itemsize : (n,) float64
+    outputs : int
+
+    Returns
+    -------
+    (n,) float64
+    """
+    rank = max(len(p) for p in perms)
+    extents, strides = np.ones((len(perms), rank), dtype=np.int64), np.zeros((len(perms), rank), dtype=np.int64)
+    for i, (shape, perm) in enumerate(zip(shapes, perms, strict=True)):
+        steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        extents[i, rank - len(perm) :] = [shape[axis] for axis in perm]
+        strides[i, rank - len(perm) :] = [steps[axis] for axis in perm]
+    # tensors smaller than that are read once
+    rest = np.minimum(np.arange(outputs), extents.prod(axis=1, keepdims=True) - 1)
+    offset = np.zeros_like(rest)
+    for axis in reversed(range(rank)):
+        offset += rest % extents[:, axis, None] * strides[:, axis, None]
+        rest //= extents[:, axis, None]
+    line = np.sort(offset * itemsize[:, None].astype(np.int64) // LINE_BYTES, axis=1)
+    return np.asarray(1.0 + (np.diff(line, axis=1) > 0).sum(axis=1), dtype=np.float64)
 
 
 def _extents(group: OperatorGroup) -> tuple[Array, ...]:

@@ -23,6 +23,10 @@ from graphs.ops.batch import OperatorGroup
 
 OPS = ("batchnorm", "groupnorm", "maxpool2d", "avgpool2d", "adaptive_avgpool2d", "upsample2d")
 
+#: Steps of an output of a pooling window (index arithmetic and stores) and of each of its taps, and of one of the
+#: loads that a reduction keeps in flight.
+WINDOW_STEPS, TAP_STEPS, LOAD_STEPS = 8.0, 0.4, 0.5
+
 
 def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     """Return feature names and the (n, f) matrix of norms, pools and up-sampling over (n, c, h, w)."""
@@ -79,8 +83,19 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     elements = np.maximum(outputs, planes * plane)
     launch = _launch(group, n, ch, plane, ho, wo, k, last, float(machine.units))
     launches.add_launch(c, launch, machine)
+    launches.add_steps(c, _paced(launch, name, ch, k * k, last), group.bytes, machine)
     add_processor(c, group, machine, outputs * group.itemsize, elements, shared, grain, indices)
     return c.result()
+
+
+def _paced(launch: launches.Launch, name: str, ch: Array, taps: Array, last: NDArray[np.bool_]) -> launches.Launch:
+    """Return the launch with its work in steps of equal time: each output of a window costs, whatever its taps."""
+    if name in ("maxpool2d", "avgpool2d"):
+        return launch._replace(work=launch.work / taps * (WINDOW_STEPS + TAP_STEPS * taps))
+    if name == "adaptive_avgpool2d":  # vectors of channels are one load, and several are in flight
+        vector = np.where(last, 2.0 ** np.minimum(alignment(ch, 4), 2.0), 1.0)
+        return launch._replace(work=launch.work / vector * LOAD_STEPS)
+    return launch
 
 
 def _launch(
@@ -111,7 +126,8 @@ def _launch(
         planar = striped = launches.simple(outputs, 1024.0, k * k)
     elif name == "batchnorm":
         planar = launches.norm_planar(n, ch, plane)
-        striped = launches.norm_channels_last(n * plane, ch)
+        own, library = launches.norm_channels_last(n * plane, ch), launches.norm_library(n, ch * plane)
+        striped = launches.Launch(*(np.where(group.itemsize > 2, a, b) for a, b in zip(library, own, strict=True)))
     else:
         # planar bilinear kernels walk all planes in every thread; images of few channels are left to them
         bilinear = np.asarray(param(group, "mode", "none") == "bilinear")
