@@ -27,6 +27,15 @@ SIMT_CONVOLUTION = Kernels(
     ((32, 32), (128, 32), (256, 64), (128, 128)),
     4, 2.7, 1.0, 3.0e-3, 7.5e-5, 0.46, 3.3, 0.61,
 )  # fmt: skip
+#: Half precision that runs without matrix units: plain loops, which wait for every load.
+HALF_WITHOUT_UNITS = Kernels(
+    ((32, 32), (128, 32), (256, 64)),
+    2, 1.5, 0.87, 4.8e-2, 6.7e-5, 0.37, 3.3, 0.60,
+)  # fmt: skip
+SIMT_TRANSPOSED = Kernels(
+    ((32, 32), (128, 32), (128, 128)),
+    4, 1.2, 4.2, 4.4e-3, 8.6e-5, 0.15, 3.3, 0.60,
+)  # fmt: skip
 TF32_CONVOLUTION = Kernels(
     ((64, 32), (64, 64), (128, 64), (128, 128), (192, 64), (256, 64), (256, 128)),
     2, 4.1, 2.4, 6.6e-4, 3.0e-6, 0.67, 3.2, 2.0,
@@ -100,9 +109,10 @@ def main_times(g: Geometry, call: Call, groups: Array, nbytes: Array, machine: M
     k = taps * np.where(call.units & ~call.product, blocks, cg)
     peak = machine.peak_flops_per_s(np.where(call.units, call.dtype, "fp32"))
     columns = np.stack((b, m, og, k, size, nbytes, peak))
-    half, tf32 = call.units & (size == 2), call.units & (call.dtype == "tf32")
+    half, tf32, narrow = call.units & (size == 2), call.units & (call.dtype == "tf32"), ~call.units & (size == 2)
     kinds = (
-        (SIMT_CONVOLUTION, ~half & ~tf32),
+        (SIMT_TRANSPOSED if call.transposed else SIMT_CONVOLUTION, ~half & ~tf32 & ~narrow),
+        (HALF_WITHOUT_UNITS, narrow),
         (TF32, tf32 & call.product),
         (TF32_CONVOLUTION, tf32 & ~call.product),
         (BULK_LOADS, half & call.product & aligned),
