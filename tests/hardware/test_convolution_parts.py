@@ -92,6 +92,17 @@ def test_kernels_for_groups_want_equal_powers_of_two_and_all_else_runs_group_by_
     assert more["lg_serial_over_roofline"] > serial["lg_serial_over_roofline"]
 
 
+def test_wide_groups_and_a_few_small_ones_are_not_filled_up() -> None:
+    def filled(**changed: int) -> float:
+        return parts(layout="channels_last", **changed)["filled_groups"]
+
+    assert filled(c=8 * 48, o=8 * 48, groups=8) == 1
+    assert filled(c=8 * 64, o=8 * 64, groups=8) == 0
+    # two groups one after another take less than filling them up, but not where each takes many steps
+    assert filled(c=48, o=48, groups=2) == 0
+    assert filled(c=7 * 24, o=7 * 24, groups=7) == 1
+
+
 def test_weights_of_ragged_outputs_are_transformed_slowly() -> None:
     found, even = parts(o=127), parts(o=128)
     slow_s = GENERAL_S + 2.0 * WEIGHTS * 127 / 128 / (GENERAL_SHARE * 2.0**40)

@@ -15,6 +15,7 @@ from graphs.hardware.calibration.features.convolution import Geometry
 from graphs.hardware.calibration.features.convolution_kernels import (
     HALF_CONVOLUTION,
     HALF_TRANSPOSED,
+    HALF_WITHOUT_UNITS,
     NATIVE_S,
     SIMT_CONVOLUTION,
     TF32_CONVOLUTION,
@@ -55,8 +56,11 @@ def test_implicit_gemm_takes_whole_blocks_of_channels_at_each_tap() -> None:
 
 def test_without_matrix_units_the_loop_goes_over_channels_and_taps_alone() -> None:
     # 9 x 8 = 72 are 96 in steps of 32, for tiles of 32 x 32
-    expected = one_block_us(SIMT_CONVOLUTION, 96, 32, 32, 2)
-    assert times(units=False, c=8).unsplit_us[0] == pytest.approx(expected)
+    expected = one_block_us(SIMT_CONVOLUTION, 96, 32, 32, 4)
+    assert times("fp32", units=False, c=8).unsplit_us[0] == pytest.approx(expected)
+    # in half precision they wait for each load
+    slow = one_block_us(HALF_WITHOUT_UNITS, 96, 32, 32, 2)
+    assert times(units=False, c=8).unsplit_us[0] == pytest.approx(slow)
 
 
 def test_a_pointwise_convolution_is_a_product_by_rows_as_they_start() -> None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 #: Channels of a group from which fp32 kernels want those of all images in one piece, alone and where the group has as
 #: many outputs; images from which they do not cut out the latter.
 PLANAR_CHANNELS, PLANAR_BOTH, PLANAR_IMAGES = 48.0, 32.0, 16.0
+#: Channels of a group that fill a kernel's block without others, and how many times slower than groups one after
+#: another a few filled ones may be.
+FILLED_CHANNELS, FEW_FILLED = 64.0, 1.5
 #: Groups that run at once where each leaves most of the machine idle.
 STREAMS = 4.0
 
@@ -94,7 +97,7 @@ def add_parts(
     whole = np.exp2(alignment(cg, 64)) == cg
     widest = np.where(dtype == "tf32", 2.0 * WIDEST_GROUP, WIDEST_GROUP)
     native = equal & whole & (cg <= widest)
-    filled = grouped & units & ~native & (equal | (g.groups >= FILLED_GROUPS))
+    filled = grouped & units & ~native & (equal | (g.groups >= FILLED_GROUPS)) & (cg < FILLED_CHANNELS)
     own = grouped & (cg == 1) & ~last
     turn = path.turned & ~own
     filling = costs.general_s(whole_call.weight_bytes) + np.where(
@@ -116,6 +119,7 @@ def add_parts(
     grouped_kernel = native_s(g.outputs, g.kh * g.kw, whole_call.nbytes, peak, machine)
     grouped_kernel = np.where(own, LAUNCH_S + own_s(g.outputs, whole_call.nbytes, machine), grouped_kernel)
     flipped, native = np.where(own, 0.0, flipped), native | own
+    filled &= (g.groups >= FILLED_GROUPS) | (grouped_kernel + filling < FEW_FILLED * serial)
     of_groups = np.where(native, grouped_kernel + flipped, np.where(filled, grouped_kernel + filling, serial))
     total = added + np.where(grouped, of_groups, together + around)
     base = roofline + LAUNCH_S
