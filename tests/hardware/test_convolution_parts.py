@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 
 from graphs import ops
 from graphs.hardware.calibration.features import Machine, build
-from graphs.hardware.calibration.features.convolution_parts import LAUNCH_S, SLOW_S, _tiles_s
+from graphs.hardware.calibration.features.convolution_layout import (
+    ADDED_ELEMENTS_PER_S,
+    GENERAL_S,
+    GENERAL_SHARE,
+    LAUNCH_S,
+    PAD_SHARE,
+    TURN_ELEMENTS_PER_S,
+    TURN_SHARE,
+)  # fmt: skip
 
 #: 100 units, 2^25 bytes of cache, 2^40 B/s, and matrix units so fast that all convolutions here wait for memory.
 GPU = Machine(100, 2.0**25, {"fp32": 2.0**60, "tf32": 2.0**60, "fp16": 2.0**60, "bf16": 2.0**60}, 2.0**40)
@@ -21,13 +28,21 @@ BASE_S = LAUNCH_S + (IN + OUT + WEIGHTS) / 2.0**40
 
 
 def parts(dtype: str = "fp16", layout: str = "contiguous", op: str = "conv2d", **changed: Any) -> dict[str, float]:
-    (group,) = ops.group_operators([op], [dtype], [SHAPE | {"fmt": layout} | changed])
+    known = {p.name for p in ops.get(op).params}
+    params = {k: v for k, v in (SHAPE | {"fmt": layout} | changed).items() if k in known}
+    (group,) = ops.group_operators([op], [dtype], [params])
     names, x = build(group, GPU)
     return dict(zip(names, x[0].tolist(), strict=True))
 
 
-def test_planar_half_precision_is_transformed_in_and_out_and_so_are_its_weights() -> None:
-    moved_s = 3 * LAUNCH_S + 2.0 * (IN + OUT + WEIGHTS) / 2.0**40
+def turn_s(nbytes: float, tiles: float) -> float:
+    """Time of turning a tensor: its bytes, or tiles of 32 x 32 elements over 100 units."""
+    return LAUNCH_S + max(2.0 * nbytes / (TURN_SHARE * 2.0**40), tiles * 1024 / (TURN_ELEMENTS_PER_S * 100))
+
+
+def test_planar_half_precision_is_turned_in_and_out_and_so_are_its_weights() -> None:
+    # 8 images of 64 or 128 channels by 1024 pixels; 128 filters of 64 channels by 9 taps, which fill a third of a tile
+    moved_s = turn_s(IN, 8 * 2 * 32) + turn_s(OUT, 8 * 4 * 32) + turn_s(WEIGHTS, 128 * 2)
     assert parts()["lg_around_over_roofline"] == pytest.approx(math.log2((BASE_S + moved_s) / BASE_S))
     assert parts(layout="channels_last")["lg_around_over_roofline"] == 0
 
@@ -42,19 +57,19 @@ def test_a_pointwise_convolution_is_a_product_without_transforms_unless_it_strid
     assert parts(k=1, pad=0, stride=2)["lg_around_over_roofline"] > 0
 
 
-def test_a_bias_is_another_pass_over_the_output() -> None:
-    added_s = LAUNCH_S + 2.0 * OUT / 2.0**40
+def test_a_bias_is_another_pass_over_the_output_as_fast_as_its_elements() -> None:
+    added_s = LAUNCH_S + OUT / 2.0 / (ADDED_ELEMENTS_PER_S * 100)
     found = parts(layout="channels_last", bias=True)
     assert found["lg_around_over_roofline"] == pytest.approx(math.log2((BASE_S + added_s) / BASE_S))
     assert 0 < found["bias_share"] < 1
     assert parts(layout="channels_last")["bias_share"] == 0
 
 
-def test_ragged_channels_are_padded_and_their_weights_slowly_so() -> None:
+def test_ragged_channels_are_padded_and_so_are_their_weights() -> None:
     found = parts(layout="channels_last", c=63)
     in_bytes, weight_bytes = IN * 63 / 64, WEIGHTS * 63 / 64
     base_s = LAUNCH_S + (in_bytes + OUT + weight_bytes) / 2.0**40
-    padding_s = LAUNCH_S + 2.0 * in_bytes / 2.0**40 + SLOW_S + 2.0 * weight_bytes / (0.15 * 2.0**40)
+    padding_s = 2 * LAUNCH_S + (1 + 64 / 63) * (in_bytes + weight_bytes) / (PAD_SHARE * 2.0**40)
     assert found["lg_around_over_roofline"] == pytest.approx(math.log2((base_s + padding_s) / base_s))
     assert (found["ragged_c"], found["ragged_o"]) == (1, 0)
     assert parts("fp32", c=63)["ragged_c"] == 0
@@ -63,8 +78,8 @@ def test_ragged_channels_are_padded_and_their_weights_slowly_so() -> None:
 def test_kernels_for_groups_want_equal_powers_of_two_and_all_else_runs_group_by_group() -> None:
     native = parts(layout="channels_last", c=128, groups=8)
     filled = parts(layout="channels_last", c=192, o=192, groups=8)
-    serial = parts(layout="channels_last", c=64, groups=8)
-    wide = parts(layout="channels_last", c=128, groups=2)
+    serial = parts(layout="channels_last", c=64, groups=4)
+    wide = parts(layout="channels_last", c=64, groups=2)
     assert [f["native_groups"] for f in (native, filled, serial, wide)] == [1, 0, 0, 0]
     assert [f["filled_groups"] for f in (native, filled, serial, wide)] == [0, 1, 0, 0]
     assert native["lg_parts_over_roofline"] < native["lg_serial_over_roofline"]
@@ -77,24 +92,50 @@ def test_kernels_for_groups_want_equal_powers_of_two_and_all_else_runs_group_by_
     assert more["lg_serial_over_roofline"] > serial["lg_serial_over_roofline"]
 
 
-def tiles_s(b: float, m: float, n: float, k: float) -> float:
-    columns = (np.array([v]) for v in (b, m, n, k, 2.0, 1e13))
-    return float(_tiles_s(*columns, Machine(100, 2.0**25, {"fp16": 1e15}, 1e12))[0])
+def test_wide_groups_and_a_few_small_ones_are_not_filled_up() -> None:
+    def filled(**changed: int) -> float:
+        return parts(layout="channels_last", **changed)["filled_groups"]
+
+    assert filled(c=8 * 48, o=8 * 48, groups=8) == 1
+    assert filled(c=8 * 64, o=8 * 64, groups=8) == 0
+    # two groups one after another take less than filling them up, but not where each takes many steps
+    assert filled(c=48, o=48, groups=2) == 0
+    assert filled(c=7 * 24, o=7 * 24, groups=7) == 1
 
 
-def test_one_full_wave_of_the_largest_tile_by_hand() -> None:
-    # 100 tiles of 256 x 128 on 100 units; 4096 bytes of k are 32 steps of 64 elements
-    step_s = 2.0 * 256 * 128 * 64 / 1e13 * (1 + 24 / 256 + 24 / 128) + 1e-7
-    assert tiles_s(100, 256, 128, 2048) == pytest.approx(32 * step_s)
-    # one tile more begins another wave, but smaller tiles quantise less
-    assert 1.0 < tiles_s(101, 256, 128, 2048) / tiles_s(100, 256, 128, 2048) < 2.0
+def test_weights_of_ragged_outputs_are_transformed_slowly() -> None:
+    found, even = parts(o=127), parts(o=128)
+    slow_s = GENERAL_S + 2.0 * WEIGHTS * 127 / 128 / (GENERAL_SHARE * 2.0**40)
+    base_s = LAUNCH_S + (IN + (OUT + WEIGHTS) * 127 / 128) / 2.0**40
+    around_s = turn_s(IN, 8 * 2 * 32) + turn_s(OUT * 127 / 128, 8 * 4 * 32) + slow_s
+    assert found["lg_around_over_roofline"] == pytest.approx(math.log2((base_s + around_s) / base_s))
+    assert found["lg_around_over_roofline"] > even["lg_around_over_roofline"]
 
 
-def test_a_long_k_is_split_where_units_idle() -> None:
-    # a single tile: 16 parts of 1/16, one more launch, and their sum through memory
-    whole = 2.0 * 32 * 32 * 64 / 1e13 * (1 + 24 / 32 + 24 / 32) + 1e-7
-    expected = 1024 / 16 * whole + LAUNCH_S + 16 * 4.0 * 32 * 32 / 1e12
-    assert tiles_s(1, 32, 32, 65536) == pytest.approx(expected)
+def test_a_transposed_convolution_turns_its_weights_and_without_matrix_units_clears_its_output() -> None:
+    shape = {"op": "conv_transpose2d", "stride": 2, "pad": 0, "k": 2}
+    weights = 2.0 * 64 * 128 * 4
+    base_s = LAUNCH_S + (IN + 4 * OUT + weights) / 2.0**40
+    turned_s = LAUNCH_S + 2.0 * weights / 2.0**40
+    found = parts(layout="channels_last", **shape)
+    assert found["lg_around_over_roofline"] == pytest.approx(math.log2((base_s + turned_s) / base_s))
+    cleared_s = LAUNCH_S + 8 * OUT / 2.0**40
+    base_s = LAUNCH_S + 2 * (IN + 4 * OUT + weights) / 2.0**40
+    found = parts("fp32", **shape)
+    assert found["lg_around_over_roofline"] == pytest.approx(math.log2((base_s + cleared_s) / base_s))
+
+
+def test_few_channels_are_left_as_they_are_unless_transposed() -> None:
+    assert parts(c=8)["lg_around_over_roofline"] == 0
+    assert parts(op="conv_transpose2d", stride=2, pad=0, k=2, c=8)["lg_around_over_roofline"] > 0
+
+
+def test_fp32_groups_of_many_channels_and_images_are_cut_out_of_planar_tensors() -> None:
+    shape: dict[str, Any] = {"dtype": "fp32", "c": 128, "o": 128, "groups": 4}
+    cut, single, many = (parts(**shape, n=n)["lg_serial_over_roofline"] for n in (8, 1, 16))
+    assert cut > 2 + max(single, many)
+    # few outputs are computed from the whole tensor
+    assert parts(**shape | {"o": 64})["lg_serial_over_roofline"] < cut - 2
 
 
 def test_a_depthwise_convolution_in_the_vendor_library_adds_its_bias_in_another_pass() -> None:

@@ -34,6 +34,11 @@ class Columns:
         for choice in choices:
             self.add(f"{prefix}_{choice}", np.asarray(values == choice, dtype=np.float64))
 
+    def drop(self, names: Sequence[str]) -> None:
+        """Take columns out again."""
+        for name in names:
+            del self._columns[name]
+
     def result(self) -> tuple[list[str], Array]:
         """Return the names and the (n, f) matrix."""
         out = np.empty((self.n, len(self._columns)))

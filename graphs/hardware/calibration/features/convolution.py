@@ -25,6 +25,12 @@ from graphs.ops.batch import OperatorGroup
 
 OPS = ("conv2d", "conv1d", "conv_transpose2d")
 DEPTHWISE_OPS = ("dwconv2d",)
+#: Columns of `build` that the estimated parts of GPU calls replace: with fewer, processes generalise better there.
+REPLACED_ON_GPUS = (
+    "lg_flops", "lg_m", "lg_n", "lg_m_over_n", "lg_min_mn", "lg_max_mn", "m_is_1", "n_bytes_align", "share_right",
+    "lg_waves_256x128", "pad_256x128", "busy_128x128", "pad_128x128", "pad_32x32", "best_tile", "best_tile_cost",
+    "winograd", "lg_winograd_waves", "winograd_busy", "patch", "strided_pointwise", "lg_serial_groups",
+)  # fmt: skip
 
 
 class Geometry:
@@ -107,8 +113,11 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.log("k_steps_padded", steps)
     c.add("lg_padded_work", log2(steps * 64 / group.itemsize / (cg * g.kh * g.kw)) + log2(ceil_div(og, 64) * 64 / og))
     c.add("wide_image", (g.wo >= 64).astype(float))
-    add_parts(c, g, dtype, group.itemsize, last, param(group, "bias", 0.0), (m, n, k), machine)
+    transposed = group.kind.name == "conv_transpose2d"
+    add_parts(c, g, dtype, group.itemsize, last, param(group, "bias", 0.0), transposed, machine)
     _add_processor(c, group, g, machine)
+    if machine.kind == "gpu":
+        c.drop(REPLACED_ON_GPUS)
     return c.result()
 
 

@@ -20,10 +20,12 @@ from graphs.hardware.calibration.features.machine import Machine
 LAUNCH_S = 1.7e-6
 #: Turning a tensor works on tiles of channels by pixels; each unit moves so many elements a second, padding included.
 TURN_TILE, TURN_ELEMENTS_PER_S = 32.0, 4.4e9
+#: Elements a second to which each unit adds a bias.
+ADDED_ELEMENTS_PER_S = 2.6e9
 #: Shares of the bandwidth that turning, padding, and a transform of a general kind reach; the last one's least time.
 TURN_SHARE, PAD_SHARE, GENERAL_SHARE, GENERAL_S = 0.75, 0.5, 0.15, 9e-6
 #: The same share where fp32 channels of planar tensors are cut out for one group.
-PLANAR_SLICE_SHARE = 0.03
+PLANAR_SLICE_SHARE = 0.025
 #: Channels below which kernels without matrix units, which take tensors as they are, often win.
 FEW_CHANNELS = 12.0
 #: Terms of an output element up to which fp32 channels-last tensors are convolved as they are.
@@ -61,6 +63,10 @@ class Tensors:
     def weight_bytes(self) -> Array:
         return self.itemsize * self.o * self.c / self.groups * self.taps
 
+    @property
+    def nbytes(self) -> Array:
+        return self.in_bytes + self.out_bytes + self.weight_bytes
+
 
 class Costs:
     """Times of transforms on a machine, seconds."""
@@ -68,10 +74,15 @@ class Costs:
     def __init__(self, machine: Machine) -> None:
         self.rate = machine.bandwidth_bytes_per_s
         self.elements_per_s = TURN_ELEMENTS_PER_S * machine.units
+        self.added_per_s = ADDED_ELEMENTS_PER_S * machine.units
 
     def copy_s(self, nbytes: Any) -> Array:
         """Read and write once."""
         return np.asarray(LAUNCH_S + 2.0 * np.asarray(nbytes) / self.rate)
+
+    def bias_s(self, elements: Array, itemsize: Array) -> Array:
+        """Add one number a channel to all elements in place: narrow loads, which bind before the memory does."""
+        return LAUNCH_S + np.maximum(elements / self.added_per_s, 2.0 * elements * itemsize / self.rate)
 
     def turn_s(self, items: Array, channels: Array, pixels: Array, itemsize: Array) -> Array:
         """Turn planar to channels-last or back: small planes and few channels leave most of a tile idle."""
@@ -109,7 +120,12 @@ class Path:
 
 
 def path_of(
-    dtype: NDArray[np.str_], last: NDArray[np.bool_], product: NDArray[np.bool_], flops: Array, t: Tensors
+    dtype: NDArray[np.str_],
+    last: NDArray[np.bool_],
+    product: NDArray[np.bool_],
+    flops: Array,
+    t: Tensors,
+    transposed: bool = False,
 ) -> Path:
     """Return how calls are run.
 
@@ -122,6 +138,8 @@ def path_of(
         One tap, stride 1, one group: a matrix product, which takes tensors as they are.
     flops : (n,) float64
     t : Tensors
+    transposed : bool
+        Transposed convolutions, for which there are no kernels that take tensors as they are.
     """
     half = (dtype == "fp16") | (dtype == "bf16")
     tf32 = dtype == "tf32"
@@ -130,8 +148,8 @@ def path_of(
     few = (cg <= FEW_CHANNELS) & (t.groups == 1)
     simple = few & ((half & ~last & (flops < MANY_FLOPS)) | (last & (dtype == "fp16")) | (tf32 & ~last))
     simple |= tf32 & ~last & ((weights <= TF32_WEIGHTS) | (terms <= TF32_TERMS))
-    units = (half | tf32) & ~simple
-    direct = (dtype == "fp32") & last & (terms <= DIRECT_TERMS)
+    units = (half | tf32) & (transposed | ~simple)
+    direct = (dtype == "fp32") & last & (terms <= DIRECT_TERMS) & (not transposed)
     turned = (units & ~last & ~product) | ((dtype == "fp32") & last & ~direct)
     return Path(units=units, turned=turned, padded=units & last & ~product)
 
@@ -158,3 +176,13 @@ def around_s(path: Path, last: NDArray[np.bool_], t: Tensors, costs: Costs) -> A
         + np.where(ragged_c | ragged_o, pad_weights, 0.0)
     )
     return np.where(path.turned, turned, np.where(path.padded, padded, 0.0))
+
+
+def gradient_s(path: Path, last: NDArray[np.bool_], t: Tensors, costs: Costs) -> Array:
+    """Return the time of what transposed convolutions run besides, (n,) seconds.
+
+    They are gradients of ordinary ones: weights are brought into the layout of channels-last tensors, and kernels
+    without matrix units add to an output of zeros.
+    """
+    weights = np.where(last, costs.copy_s(t.weight_bytes), 0.0)
+    return weights + np.where(path.units, 0.0, LAUNCH_S + t.out_bytes / costs.rate)

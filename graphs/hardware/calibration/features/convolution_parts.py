@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphs.hardware.calibration.features.columns import Array, Columns, alignment, ceil_div, log2
+from graphs.hardware.calibration.features.convolution_kernels import Call, main_times, native_s, own_s
 from graphs.hardware.calibration.features.convolution_layout import (
     FILLED_GROUPS,
     LAUNCH_S,
@@ -21,24 +22,23 @@ from graphs.hardware.calibration.features.convolution_layout import (
     Costs,
     Tensors,
     around_s,
+    gradient_s,
     path_of,
 )  # fmt: skip
+from graphs.hardware.calibration.features.gemm_tiles import Estimate
 from graphs.hardware.calibration.features.machine import Machine
 
 if TYPE_CHECKING:
     from graphs.hardware.calibration.features.convolution import Geometry
 
-#: Channels of a group up to which fp32 kernels find them in the planar tensor.
-PLANAR_CHANNELS = 48.0
+#: Channels of a group from which fp32 kernels want those of all images in one piece, alone and where the group has as
+#: many outputs; images from which they do not cut out the latter.
+PLANAR_CHANNELS, PLANAR_BOTH, PLANAR_IMAGES = 48.0, 32.0, 16.0
+#: Channels of a group that fill a kernel's block without others, and how many times slower than groups one after
+#: another a few filled ones may be.
+FILLED_CHANNELS, FEW_FILLED = 64.0, 1.5
 #: Groups that run at once where each leaves most of the machine idle.
 STREAMS = 4.0
-#: Tiles (rows, columns) of implicit GEMM kernels, and bytes of k that one step of their main loop takes; a block of
-#: channels that it does not share with the next tap.
-TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (128, 32), (32, 32))
-STEP_BYTES, BLOCK_BYTES = 128.0, 64.0
-#: Parts that the k loop may be split in.
-SPLITS = (2, 4, 8, 16)
-_TILES = np.array(TILES, dtype=np.float64).T[:, :, None]
 
 
 def add_parts(
@@ -48,7 +48,7 @@ def add_parts(
     itemsize: Array,
     last: NDArray[np.bool_],
     bias: Array,
-    problem: tuple[Array, Array, Array],
+    transposed: bool,
     machine: Machine,
 ) -> None:
     """Add the estimated parts of a convolution on a GPU; nothing for other machines.
@@ -63,36 +63,32 @@ def add_parts(
         Channels-last tensors.
     bias : (n,) float64
         1 where a bias is added.
-    problem : three (n,) float64
-        m, n and k of the implicit GEMM of one group.
+    transposed : bool
+        Transposed convolutions.
     machine : Machine
     """
     if machine.kind != "gpu":
         return
     cg, og = g.c / g.groups, g.o / g.groups
     grouped = g.groups > 1
-    m, n, k = problem
     whole_call = Tensors(g.n, g.c, g.o, g.kh * g.kw, g.h * g.w, g.ho * g.wo, g.groups, itemsize)
     costs = Costs(machine)
-    unit = g.kh * g.kw == 1
-    product = unit & (g.stride == 1) & ~grouped
-    flops = 2.0 * m * n * k * g.groups
-    path = path_of(dtype, last, product, flops, whole_call)
-    added = np.where(bias > 0, costs.copy_s(whole_call.out_bytes), 0.0)
+    product = (g.kh * g.kw == 1) & (g.stride == 1) & ~grouped & (not transposed)
+    pixels = g.h * g.w if transposed else g.ho * g.wo
+    flops = 2.0 * g.n * pixels * og * g.c * g.kh * g.kw
+    path = path_of(dtype, last, product, flops, whole_call, transposed)
+    added = np.where(bias > 0, costs.bias_s(g.outputs, itemsize), 0.0)
     around = around_s(path, last, whole_call, costs)
+    if transposed:
+        around = around + gradient_s(path, last, whole_call, costs)
 
-    # a product of planar tensors is one of each image
-    m, images = np.where(product & ~last, g.ho * g.wo, m), np.where(product & ~last, g.n, 1.0)
-    kernels = np.where(path.units, dtype, "fp32")
-    peak = machine.peak_flops_per_s(kernels) / machine.units
-    # the loop goes over the taps, and over whole blocks of channels at each
-    blocks = ceil_div(cg * itemsize, BLOCK_BYTES) * BLOCK_BYTES / itemsize
-    k = np.where(path.units & ~product, g.kh * g.kw * blocks, k)
-    together = _tiles_s(images * g.groups, m, n, k, itemsize, peak, machine, path.units)
-    one = _tiles_s(images, m, n, k, itemsize, peak, machine, path.units) if grouped.any() else together
-    nbytes = whole_call.in_bytes + whole_call.out_bytes + whole_call.weight_bytes
-    roofline = machine.attainable_s(flops, nbytes, dtype)
-    main = np.maximum(together, roofline)
+    call = Call(dtype, itemsize, last, path.units, product, transposed)
+    share = Tensors(g.n, cg, og, g.kh * g.kw, g.h * g.w, g.ho * g.wo, np.ones_like(cg), itemsize)
+    times = main_times(g, call, g.groups, whole_call.nbytes, machine)
+    together = one = _unsplit_without_units_s(times, path.units)
+    if grouped.any():
+        one = _unsplit_without_units_s(main_times(g, call, np.ones_like(cg), share.nbytes, machine), path.units)
+    roofline = machine.attainable_s(flops, whole_call.nbytes, dtype)
     # Kernels for groups want equal numbers of channels in and out, powers of two; other groups are filled up by slow
     # kernels where there are many; all else runs group after group, each on its slice of the channels, on a few
     # streams at once.
@@ -101,7 +97,7 @@ def add_parts(
     whole = np.exp2(alignment(cg, 64)) == cg
     widest = np.where(dtype == "tf32", 2.0 * WIDEST_GROUP, WIDEST_GROUP)
     native = equal & whole & (cg <= widest)
-    filled = grouped & units & ~native & (equal | (g.groups >= FILLED_GROUPS))
+    filled = grouped & units & ~native & (equal | (g.groups >= FILLED_GROUPS)) & (cg < FILLED_CHANNELS)
     own = grouped & (cg == 1) & ~last
     turn = path.turned & ~own
     filling = costs.general_s(whole_call.weight_bytes) + np.where(
@@ -109,25 +105,32 @@ def add_parts(
         costs.turn_s(g.n, g.c, g.h * g.w, itemsize) + costs.turn_s(g.n, g.o, g.ho * g.wo, itemsize),
         costs.general_s(whole_call.in_bytes) + costs.general_s(whole_call.out_bytes),
     )
-    share = Tensors(g.n, cg, og, g.kh * g.kw, g.h * g.w, g.ho * g.wo, np.ones_like(cg), itemsize)
     slices_bytes = share.in_bytes + share.out_bytes
-    planar = np.where((g.n > 1) & (cg > PLANAR_CHANNELS), costs.general_s(slices_bytes, PLANAR_SLICE_SHARE), 0.0)
+    cut_out = (cg > PLANAR_CHANNELS) | ((np.minimum(cg, og) >= PLANAR_BOTH) & (g.n < PLANAR_IMAGES))
+    planar = np.where((g.n > 1) & cut_out, costs.general_s(slices_bytes, PLANAR_SLICE_SHARE), 0.0)
     slices = np.where(last, costs.copy_s(slices_bytes) + LAUNCH_S, np.where(units, 0.0, planar))
-    each = one + LAUNCH_S + around_s(path, last, share, costs) + slices
-    at_once = np.clip(machine.units / np.maximum(images * ceil_div(m, 64) * ceil_div(n, 64), 1.0), 1.0, STREAMS)
+    each = one + around_s(path, last, share, costs) + slices
+    blocks = ceil_div(g.n * g.ho * g.wo, 64) * ceil_div(og, 64)
+    at_once = np.clip(machine.units / blocks, 1.0, STREAMS)
     serial = g.groups * each / np.minimum(at_once, g.groups)
     flipped = np.where(turn, around, 0.0)
     # one channel a group and planar: the framework's own kernel
+    peak = machine.peak_flops_per_s(dtype)
+    grouped_kernel = native_s(g.outputs, g.kh * g.kw, whole_call.nbytes, peak, machine)
+    grouped_kernel = np.where(own, LAUNCH_S + own_s(g.outputs, whole_call.nbytes, machine), grouped_kernel)
     flipped, native = np.where(own, 0.0, flipped), native | own
-    of_groups = np.where(native, main + flipped, np.where(filled, main + filling, serial))
-    total = LAUNCH_S + added + np.where(grouped, of_groups, main + around)
+    filled &= (g.groups >= FILLED_GROUPS) | (grouped_kernel + filling < FEW_FILLED * serial)
+    of_groups = np.where(native, grouped_kernel + flipped, np.where(filled, grouped_kernel + filling, serial))
+    total = added + np.where(grouped, of_groups, together + around)
     base = roofline + LAUNCH_S
     c.add("lg_around_over_roofline", log2((base + added + around) / base))
-    c.add("lg_tiles_over_roofline", log2((LAUNCH_S + together) / base))
+    c.add("lg_best_over_roofline", log2(1e-6 * times.best_us / base))
+    c.add("lg_unsplit_over_roofline", log2(1e-6 * times.unsplit_us / base))
+    c.log("split", times.split)
     c.add("lg_parts_over_roofline", log2(total / base))
     c.add("lg_serial_over_roofline", np.where(grouped, log2(serial / base), 0.0))
-    c.add("around_share", around / (LAUNCH_S + main + around + added))
-    c.add("bias_share", added / (LAUNCH_S + main + around + added))
+    c.add("around_share", around / (together + around + added))
+    c.add("bias_share", added / (together + around + added))
     c.add("native_groups", native)
     c.add("filled_groups", filled)
     c.add("without_units", (dtype != "fp32") & ~path.units)
@@ -168,34 +171,6 @@ def add_depthwise_parts(
     c.add("lg_around_over_bytes", log2((base + added_s + padding_s) / base))
 
 
-def _tiles_s(
-    b: Array, m: Array, n: Array, k: Array, itemsize: Array, peak: Array, machine: Machine, units: NDArray[np.bool_]
-) -> Array:
-    """Return the least time of `b` products over tiles and splits of k, seconds.
-
-    Parameters
-    ----------
-    b, m, n, k : (rows,) float64
-    itemsize : (rows,) float64
-    peak : (rows,) float64
-        Of one unit, FLOP/s.
-    machine : Machine
-    units : (rows,) bool
-        On matrix units: only those kernels split k.
-
-    Returns
-    -------
-    (rows,) float64
-    """
-    steps = ceil_div(k * itemsize, STEP_BYTES)
-    tm, tn = _TILES
-    tiles = b * ceil_div(m, tm) * ceil_div(n, tn)
-    # small tiles leave the matrix units waiting for operands
-    step_s = 2.0 * tm * tn * (STEP_BYTES / itemsize) / peak * (1.0 + 24.0 / tm + 24.0 / tn) + 0.1e-6
-    merge_s = 4.0 * b * m * n / machine.bandwidth_bytes_per_s
-    best: Array = (ceil_div(tiles, machine.units) * step_s).min(axis=0) * steps
-    for split in SPLITS:
-        waves_s = (ceil_div(tiles * split, machine.units) * step_s).min(axis=0)
-        parts_s = waves_s * ceil_div(steps, split) + LAUNCH_S + split * merge_s
-        best = np.where(units, np.minimum(best, parts_s), best)
-    return best
+def _unsplit_without_units_s(times: Estimate, units: NDArray[np.bool_]) -> Array:
+    """Return the time of the main kernel, (n,) seconds: libraries split k of convolutions on matrix units only."""
+    return 1e-6 * np.where(units, times.best_us, times.unsplit_us)

@@ -127,11 +127,11 @@ def estimate(
     out = np.empty((3, len(group)))
     for kernels, mine in parts:
         if mine.any():
-            out[:, mine] = _times(kernels, columns[:, mine], machine)
+            out[:, mine] = times(kernels, columns[:, mine], machine)
     return Estimate(*out)
 
 
-def _times(kernels: Kernels, columns: Array, machine: Machine) -> tuple[Array, Array, Array]:
+def times(kernels: Kernels, columns: Array, machine: Machine) -> tuple[Array, Array, Array]:
     """Return the best time, the best without split, microseconds, and the split of the best.
 
     Parameters
