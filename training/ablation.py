@@ -93,7 +93,7 @@ def ingredients(rows: Rows, seed: int) -> tuple[Errors, Errors]:
     out[FULL], out[JOINT] = _ape(each[0], truth), _ape(each[1], truth)
     for name, some in ((TREES_JOINT, each[:2]), (CLASSES, each[1:]), (STACK, each)):
         out[name] = _ape(_cross_weighted(some, truth, fold), truth)
-    if recipes != [trees, plain]:
+    if len(recipes) > 2 or processes.tail is not None or processes.nested or processes.robust:
         each = _out_of_fold(rows, y, recipes)
     out[RECIPE] = _ape(_cross_weighted(each, truth, fold), truth)
     return out, _curve(rows, y, recipes, each, seed)

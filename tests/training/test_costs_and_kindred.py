@@ -114,5 +114,6 @@ def test_a_processor_without_kin_or_without_its_rows_asks_none(tmp_path: Path, m
     assert found.machine.units == 2
     seen = []
     monkeypatch.setattr(kindred, "fit_elsewhere", lambda *a: seen.append(a[1:]) or ())
-    assert found.elsewhere("unary", {"relu"}, HERE, 3) == ()
+    groups = ops.group_operators(["relu", "relu"], ["fp32", "bf16"], [{"numel": 8}, {"numel": 9}])
+    assert found.elsewhere("unary", groups, HERE, 3) == ()
     assert seen == [("unary", {"relu"}, HERE, found.machine, 3)]

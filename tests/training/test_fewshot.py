@@ -111,3 +111,10 @@ def test_the_residual_is_calm_far_from_its_rows_and_not_moved_by_an_outlier() ->
     fitted = fit_residual(x, groups, y)
     assert fitted.predict(100 + x[:5], groups[:5] + 1) == pytest.approx(0.3, abs=0.05)
     assert fitted.predict(x[1:20], groups[1:20]) == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_prior_that_learnt_from_the_other_machine_says_so() -> None:
+    from training.fewshot_report import flattered
+
+    assert "training rows of epyc-2c" in flattered("xeon-16c", "epyc-2c")
+    assert flattered("h100-sxm", "h200-sxm") == ""

@@ -28,14 +28,19 @@ def test_most_synthetic_calls_of_every_kind_are_legal(groups) -> None:
         assert len(_valid(group.kind, _draw(group, 60, rng))) > 40, name
 
 
-def test_synthetic_rows_stay_near_the_measured_work_and_are_repeatable(groups) -> None:
-    some = [groups["conv2d"], groups["conv1d"]]
+@pytest.mark.parametrize(
+    ("kinds", "column", "quantity"),
+    [(("conv2d", "conv1d"), "lg_bytes", "bytes"), (("linear", "bmm"), "lg_bytes", "bytes"),
+     (("linear", "bmm"), "lg_flops", "flops")],
+)  # fmt: skip
+def test_synthetic_rows_stay_near_the_measured_work_and_are_repeatable(groups, kinds, column, quantity) -> None:
+    some = [groups[kind] for kind in kinds]
     x = synthesise(some, MACHINE, 800, seed=1)
-    names, _ = features.build(groups["conv2d"], MACHINE)
+    names, _ = features.build(some[0], MACHINE)
     assert x.shape[1] == len(names)
     assert np.isfinite(x).all()
-    largest = max(g.flops.max() for g in some)
-    assert x[:, names.index("lg_flops")].max() <= np.log2(SLACK * largest)
+    largest = max(getattr(g, quantity).max() for g in some)
+    assert x[:, names.index(column)].max() <= np.log2(SLACK * largest)
     # new shapes, not copies of measured rows
     known = {row.tobytes() for g in some for row in features.build(g, MACHINE)[1]}
     assert np.mean([row.tobytes() in known for row in x]) < 0.2
