@@ -169,3 +169,20 @@ def test_held_out_rows_are_predicted_better_than_by_every_baseline(hardware: str
     for name, baseline in scores["baselines"].items():
         assert scores["held_out"]["all"]["median_ape"] < baseline["median_ape"], name
         assert scores["held_out"]["all"]["mape"] < baseline["mape"], name
+
+
+@pytest.mark.parametrize("name", ["h200-sxm", "h100-sxm"])
+def test_the_stored_model_is_the_one_that_was_fitted(name: str) -> None:
+    """Training priced the measured networks with the model in memory and wrote what came out into the header."""
+    pandas = pytest.importorskip("pandas")
+    priced = pytest.importorskip("training.fit.priced")
+    host = pytest.importorskip("training.fit.host")
+    mapper = create_mapper(name)
+    base = host.related_terms(mapper)[0]
+    stored = load_model(ROOT / "models" / name).header["whole_models"]["device"]
+    rows = pandas.read_parquet(ROOT / "data" / name / "models.parquet")
+    rows = rows[rows["mode"] != "eager"]
+    models = priced.price_models(rows, mapper, base)
+    assert len(models) == stored["rows"]
+    found = np.log([r.device_s(base) / r.measured_s for r in models])
+    assert host.error_figures(found) == pytest.approx(stored["plain_sum"], abs=2e-4)

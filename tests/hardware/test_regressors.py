@@ -216,6 +216,10 @@ def test_unknown_form_and_missing_arrays_are_typed_errors() -> None:
         ("right_step", lambda a: a - len(a), "'right' points outside"),
         ("roots", lambda a: a - 1, "'roots' points outside"),
         ("depth", lambda a: np.array(10**9), "1000000000 deep"),
+        # an inner node that leads to itself, and two that share a leaf: walks without end, trees without bound
+        ("left_step", lambda a: np.where(np.arange(len(a)) == 0, 0, a), "do not form trees"),
+        ("right_step", lambda a: np.where(np.arange(len(a)) == 0, 1, a), "do not form trees"),
+        ("feature", lambda a: a - 1, "tests no feature"),
         ("value", lambda a: np.where(a == a[-1], np.inf, a), "not finite"),
     ],
 )
@@ -254,6 +258,33 @@ def test_processes_that_no_fit_writes_are_refused_before_the_first_answer(name: 
         arrays[name] = change(arrays[name])
     with pytest.raises(ModelFileError, match=word):
         build("gps", arrays, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("w1", lambda a: a[:-1]), ("b0", lambda a: a[:-1]), ("w2", lambda a: a[:, :1]), ("scale", lambda a: -a)],
+)
+def test_networks_that_no_fit_writes_are_refused_before_the_first_answer(name: str, change: Any) -> None:
+    arrays = random_regressors(4)[2].arrays()
+    build("student", arrays, "here")
+    arrays[name] = change(arrays[name])
+    with pytest.raises(ModelFileError, match="network"):
+        build("student", arrays, "here")
+
+
+def test_outputs_come_back_in_the_order_that_their_weights_are_in() -> None:
+    rng = np.random.default_rng(0)
+    labels = {name: (np.arange(30) % 2).astype(np.int16) for name in ("size", "narrow", "operands")}
+    experts = [Expert("", 0, rng.normal(size=30), rng.normal(size=4), np.ones(4), 0.0)]
+    experts += [Expert(p, v, rng.normal(size=15), rng.normal(size=4), np.ones(4), 0.0) for p in labels for v in (0, 1)]
+    fitted = GaussianProcesses(rng.normal(size=(30, 4)).astype(np.float32), labels, tuple(experts))
+    # a blob of arrays is written in alphabetical order
+    arrays = dict(sorted(fitted.arrays().items()))
+    x, classes = rng.normal(size=(8, 4)), {name: np.arange(8) % 2 for name in labels}
+    again = build("gps", arrays, "here").in_order(["size", "other", "narrow", "operands"])
+    np.testing.assert_allclose(again.outputs(x, classes), fitted.outputs(x, classes), rtol=1e-5)
+    with pytest.raises(ValueError, match="no place for the outputs of narrow"):
+        again.in_order(["size", "operands"])
 
 
 def test_forms_have_distinct_names() -> None:

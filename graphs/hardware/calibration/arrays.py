@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,10 @@ def unpack(blob: bytes, digest: object, origin: str, next_step: str) -> dict[str
                 allowed="finite numbers", next_step=next_step,
             )  # fmt: skip
     return arrays
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: what stood there stays until the new one is complete."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -7,7 +7,6 @@ then construct.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphs.errors import ModelFileError, SchemaVersionError
-from graphs.hardware.calibration.arrays import pack, unpack
+from graphs.hardware.calibration import features
+from graphs.hardware.calibration.arrays import pack, replace_file, unpack
 from graphs.hardware.calibration.domain import Domain
 from graphs.hardware.calibration.features import FEATURES_VERSION, Machine
 from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel, Interval
 from graphs.hardware.calibration.header_checks import check, parse_header
-from graphs.hardware.calibration.regressors import build
+from graphs.hardware.calibration.regressors import GaussianProcesses, build
 
 FORMAT = "graphs-efficiency-model"
 #: Raise it whenever an old reader would misread a new file: keep the old reader here under its number, and add a
@@ -40,7 +40,11 @@ def save_model(model: EfficiencyModel, folder: Path) -> None:
         for i, member in enumerate(family.members):
             weights = family.weights[taken : taken + member.n_outputs]
             taken += member.n_outputs
-            members.append({"form": member.form, "weights": [float(w) for w in weights]})
+            entry: dict[str, Any] = {"form": member.form, "weights": [float(w) for w in weights]}
+            if isinstance(member, GaussianProcesses):
+                # weights belong to outputs by their place, and arrays come back in alphabetical order
+                entry["partitions"] = list(member.labels)
+            members.append(entry)
             for name, value in member.arrays().items():
                 arrays[f"{family.family}/{i}/{name}"] = np.asarray(value)
         families[family.family] = {
@@ -68,8 +72,10 @@ def save_model(model: EfficiencyModel, folder: Path) -> None:
         **{k: v for k, v in model.header.items() if k not in _RESERVED},
         "families": families,
     }  # fmt: skip
-    _replace(folder / ARRAYS, blob)
-    _replace(folder / HEADER, (json.dumps(header, indent=1) + "\n").encode())
+    # before anything is replaced: a number that is none would make a file that no one can read
+    text = json.dumps(header, indent=1, allow_nan=False) + "\n"
+    replace_file(folder / ARRAYS, blob)
+    replace_file(folder / HEADER, text.encode())
 
 
 _RESERVED = {"format", "schema_version", "hardware", "features_version", "arrays_sha256", "machine", "families"}
@@ -101,7 +107,10 @@ def load_model(folder: Path) -> EfficiencyModel:
             for i, entry in enumerate(raw["members"]):
                 prefix = f"{name}/{i}/"
                 own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-                members.append(build(entry["form"], own, origin))
+                member = build(entry["form"], own, origin)
+                if isinstance(member, GaussianProcesses):
+                    member = member.in_order(entry.get("partitions") or _as_fitted(name, raw["features"]))
+                members.append(member)
             families[name] = FamilyModel(
                 family=name,
                 t0_s=float(raw["t0_s"]),
@@ -117,11 +126,16 @@ def load_model(folder: Path) -> EfficiencyModel:
         return model
     except ModelFileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         raise ModelFileError(
             f"the header of fitted model '{folder}' is incomplete or unusable ({type(error).__name__}: {error})",
             next_step=_REFIT,
         ) from error
+
+
+def _as_fitted(family: str, names: list[str]) -> list[str]:
+    """Return the order of partitions in training, for models whose header does not give it."""
+    return list(features.partitions(family, names, np.zeros((1, len(names)))))
 
 
 _REFIT = "restore the folder, or fit it again with `graphs train`"
@@ -160,9 +174,3 @@ def _read_arrays(folder: Path, header: dict[str, Any]) -> dict[str, NDArray[Any]
     except OSError as error:
         raise ModelFileError(f"fitted model '{folder}' has no readable {ARRAYS} ({error})", next_step=_REFIT) from error
     return unpack(blob, header.get("arrays_sha256"), str(path), _REFIT)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

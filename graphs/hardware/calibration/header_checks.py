@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from graphs.hardware.calibration.fitted import EfficiencyModel, FamilyModel
+from graphs.hardware.calibration.regressors import (
+    Augmented,
+    GaussianProcess,
+    GaussianProcesses,
+    Regressor,
+    Student,
+    TreeEnsemble,
+)
 
 
 def parse_header(text: str) -> Any:
@@ -48,6 +56,9 @@ def _check_family(f: FamilyModel) -> None:
     _require(
         0 < outputs == len(f.weights), f"{where}.members", len(f.weights), f"a weight for each of {outputs} outputs"
     )
+    for member in f.members:
+        _require(_fits(member, len(f.feature_names)), f"{where}.features", len(f.feature_names),
+                 f"as many as the arrays of '{member.form}' look at")  # fmt: skip
     _require(all(map(math.isfinite, f.weights.tolist())), f"{where}.members", f.weights.tolist(), "finite weights")
     i = f.interval
     usable = 0 <= i.quantile < math.inf and 0 <= i.floor < math.inf and 0 < i.level < 1
@@ -59,6 +70,20 @@ def _check_family(f: FamilyModel) -> None:
         for value in (*domain.low.values(), *domain.high.values(), *_margins(domain.margin)):
             usable = isinstance(value, (int, float)) and math.isfinite(value)
             _require(usable, f"{where}.domains.{op}", value, "finite numbers")
+
+
+def _fits(member: Regressor, features: int) -> bool:
+    """Return whether a member can be asked with so many features."""
+    if isinstance(member, (GaussianProcess, GaussianProcesses)):
+        return int(member.points.shape[1]) == features
+    if isinstance(member, Student):
+        return len(member.shift) == features
+    if isinstance(member, TreeEnsemble):
+        return int(member.feature.max(initial=-1)) < features
+    if isinstance(member, Augmented):
+        longer = features + sum(part.n_outputs for part in member.first)
+        return all(_fits(p, features) for p in member.first) and all(_fits(p, longer) for p in member.then)
+    return True
 
 
 def _margins(margin: dict[str, tuple[float, float]]) -> Iterator[float]:

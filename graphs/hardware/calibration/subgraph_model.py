@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphs.errors import ModelFileError, SchemaVersionError
-from graphs.hardware.calibration.arrays import pack, unpack
+from graphs.hardware.calibration.arrays import pack, replace_file, unpack
 from graphs.hardware.calibration.header_checks import parse_header
 from graphs.hardware.calibration.regressors import GaussianProcess
 from graphs.hardware.calibration.subgraph_features import CLASSES, NAMES, SUBGRAPH_FEATURES_VERSION, Described
@@ -217,8 +217,9 @@ def save_subgraphs(model: SubgraphModel, folder: Path) -> None:
         "hardware": model.hardware, "default_thermal": model.default_thermal, "arrays_sha256": digest,
         "settings": settings, "domains": model.domains, "report": model.header,
     }  # fmt: skip
-    (folder / ARRAYS).write_bytes(blob)
-    (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(header, indent=1, allow_nan=False) + "\n"
+    replace_file(folder / ARRAYS, blob)
+    replace_file(folder / HEADER, text.encode())
 
 
 def load_subgraphs(folder: Path) -> SubgraphModel:

@@ -6,7 +6,8 @@ shipped models by less than 0.2 % against double precision, about the difference
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -222,6 +223,18 @@ class GaussianProcesses:
         processes = cls(a["points"], labels, tuple(experts))
         processes._check()
         return processes
+
+    def in_order(self, partitions: Sequence[str]) -> GaussianProcesses:
+        """Return these processes with their outputs in the order of `partitions`, which may hold others too.
+
+        Raises
+        ------
+        ValueError
+            If a partition of theirs is not among them.
+        """
+        if missing := set(self.labels) - set(partitions):
+            raise ValueError(f"there is no place for the outputs of {', '.join(sorted(missing))}")
+        return replace(self, labels={name: self.labels[name] for name in partitions if name in self.labels})
 
     def _check(self) -> None:
         """Raise `ValueError` for arrays that do not fit one another, or are not finite."""

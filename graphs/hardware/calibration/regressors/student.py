@@ -81,7 +81,20 @@ class Student:
     @classmethod
     def from_arrays(cls, a: Arrays) -> Student:
         layers = range(sum(1 for name in a if name.startswith("w")))
-        return cls(
+        student = cls(
             [a[f"w{i}"] for i in layers], [a[f"b{i}"] for i in layers], a["shift"], a["scale"], float(a["limit"]),
             a["output_mean"], a["output_scale"],
         )  # fmt: skip
+        student._check()
+        return student
+
+    def _check(self) -> None:
+        """Raise `ValueError` for layers that do not follow on one another."""
+        sizes = [len(self.shift), *(w.shape[1] for w in self.weights)]
+        if len(self.weights) < 2 or sizes[-1] != 2 or len(set(sizes[1:-1])) != 1:
+            raise ValueError(f"layers of a network are {sizes} wide")
+        for w, b, before in zip(self.weights, self.biases, sizes, strict=False):
+            if w.shape[0] != before or b.shape != w.shape[1:]:
+                raise ValueError("layers of a network do not follow on one another")
+        if not ((self.scale > 0).all() and len(self.scale) == len(self.shift) and self.limit > 0):
+            raise ValueError("the scales of a network's features are not positive")

@@ -118,6 +118,14 @@ class TreeEnsemble:
         for name, places in (("left", self.left), ("right", self.right), ("roots", self.roots)):
             if len(places) and not 0 <= places.min() <= places.max() < nodes:
                 raise ValueError(f"'{name}' points outside the {nodes} nodes of the trees")
+        own = np.arange(nodes)
+        inner = (self.left != own) | (self.right != own)
+        children = np.concatenate([self.left[inner], self.right[inner]])
+        # children behind their parents, each with one: every walk ends, and no tree is larger than its nodes
+        if (children <= np.concatenate([own[inner], own[inner]])).any() or len(np.unique(children)) < len(children):
+            raise ValueError("the nodes of the trees do not form trees")
+        if inner.any() and self.feature[inner].min() < 0:
+            raise ValueError("an inner node of the trees tests no feature")
         if not 0 <= self.depth <= nodes:
             raise ValueError(f"trees of {nodes} nodes are {self.depth} deep")
         if not (np.isfinite(self.threshold).all() and np.isfinite(self.value).all() and np.isfinite(self.base)):
