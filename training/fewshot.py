@@ -29,7 +29,7 @@ from graphs.hardware.calibration.calibration import HardwareCalibration, load_ca
 from graphs.hardware.calibration.domain import effective_dtype
 from graphs.hardware.calibration.features import Machine
 from graphs.hardware.profile import load_profile
-from training.dataset.splits import config_key
+from training.dataset.splits import identities
 from training.fit.prepare import Table, machine_of, read_frame
 from training.fit.residual import Residual, fit_residual
 from training.validate import holdout
@@ -48,7 +48,7 @@ class Known:
     calibration : HardwareCalibration
         With the shipped model.
     measured_s : dict of str to float
-        Training rows by `config_key`.
+        Training rows by `identity`.
     twin_s : dict of str to float
         Held-out rows, as the twin predicted them.
     frame : DataFrame
@@ -80,8 +80,8 @@ def known_of(hardware: str) -> Known:
     return Known(
         machine_of(profile),
         calibration,
-        dict(zip(holdout.keys_of(train), train["median_us"].to_numpy(dtype=np.float64) * 1e-6, strict=True)),
-        dict(zip(holdout.keys_of(held_out), held_out["extrapolated_s"].to_numpy(dtype=np.float64), strict=True)),
+        dict(zip(identities(train), train["median_us"].to_numpy(dtype=np.float64) * 1e-6, strict=True)),
+        dict(zip(identities(held_out), held_out["extrapolated_s"].to_numpy(dtype=np.float64), strict=True)),
         frame,
     )
 
@@ -121,8 +121,7 @@ def prior_of(known: Known, target: pd.DataFrame) -> Prior:
             continue
         out.there_s[group.rows], out.t0_s[group.rows] = unseen[group.rows], family.t0_s
         out.roofline_there_s[group.rows] = known.machine.attainable_s(group.flops, group.bytes, effective_dtype(group))
-    keys = [config_key(o, d, p) for o, d, p in zip(target["op"], target["dtype"], target["params"], strict=True)]
-    for i, (key, split) in enumerate(zip(keys, target["split"], strict=True)):
+    for i, (key, split) in enumerate(zip(identities(target), target["split"], strict=True)):
         # The shipped model has seen the prior's whole table: for its rows it must not be asked.
         seen = known.measured_s if split == "train" else known.twin_s
         if np.isfinite(out.there_s[i]) and (key in known.measured_s or key in known.twin_s):

@@ -29,15 +29,32 @@ LAYER_OPS = ("linear", "matmul", "addmm")
 
 
 def config_key(op: str, dtype: str, params: Mapping[str, Any] | str) -> str:
-    """Return one text for one configuration, the same on every device.
+    """Return the text that is hashed to draw a configuration's split and fold, the same on every device.
 
-    Kinds without matrix units run the same kernel for tf32 and fp32, so both share a key.
+    Kinds without matrix units run the same kernel for tf32 and fp32, so both share a key.  Parameters count as they
+    are written; whether two rows are the same call is told by `identity`.
     """
     if isinstance(params, str):
         params = json.loads(params)
     if dtype == "tf32" and not ops.get(op).uses_matrix_units:
         dtype = "fp32"
     return f"{op}|{dtype}|{json.dumps(params, sort_keys=True, separators=(',', ':'))}"
+
+
+def identity(op: str, dtype: str, params: Mapping[str, Any] | str) -> str:
+    """Return one text for one call, however it is written: `config_key` with the defaults filled in.
+
+    Raises
+    ------
+    UnknownOperatorError, OperatorParameterError
+    """
+    given = json.loads(params) if isinstance(params, str) else params
+    return config_key(op, dtype, ops.get(op).validate(given))
+
+
+def identities(frame: pd.DataFrame) -> list[str]:
+    """Return the `identity` of each row of a table with columns op, dtype and params."""
+    return [identity(*row) for row in zip(frame["op"], frame["dtype"], frame["params"], strict=True)]
 
 
 def unit_hash(text: str, salt: str = SALT) -> float:

@@ -18,7 +18,7 @@ from graphs.hardware.calibration.features import Machine
 from graphs.hardware.calibration.fitted import take
 from graphs.hardware.profile import HardwareProfile
 from graphs.ops.batch import OperatorGroup
-from training.dataset.splits import assign_splits, config_key, fold_of
+from training.dataset.splits import assign_splits, config_key, fold_of, identities
 from training.dataset.store import read_manifest, read_ops
 from training.fit.family import FOLDS, Rows
 from training.fit.synthesis import synthesise
@@ -37,7 +37,7 @@ class Table:
     Attributes
     ----------
     frame : DataFrame
-        Checked rows with `split` and `key`.
+        Checked rows with `split`, `key` (as written) and `identity`.
     groups : dict of str to list of OperatorGroup
         By family; `rows` are positions in `frame`.
     virtual : bool
@@ -50,9 +50,9 @@ class Table:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, virtual: bool = False) -> Table:
-        """Group a frame; adds the column `key`."""
+        """Group a frame; adds the columns `key` and `identity`."""
         keys = [config_key(o, d, p) for o, d, p in zip(frame["op"], frame["dtype"], frame["params"], strict=True)]
-        frame = frame.assign(key=keys)
+        frame = frame.assign(key=keys, identity=identities(frame))
         by_family: dict[str, list[OperatorGroup]] = {}
         for group in ops.group_operators(frame["op"], frame["dtype"], frame["params"]):
             by_family.setdefault(group.kind.family, []).append(group)
@@ -190,12 +190,13 @@ def _carried(
     The ratio is learnt on shared configurations of the training split alone, so that nothing held out takes part.
     """
     kinds = {g.kind.name for g in table.groups[family]}
-    there_s = dict(zip(related.frame["key"], related.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6, strict=True))
-    shared = ((own.frame["split"] == "train") & own.frame["key"].isin(there_s)).to_numpy()
-    here = set(table.frame["key"])
+    seconds = related.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6
+    there_s = dict(zip(related.frame["identity"], seconds, strict=True))
+    shared = ((own.frame["split"] == "train") & own.frame["identity"].isin(there_s)).to_numpy()
+    here = set(table.frame["identity"])
     groups = []
     for group in related.groups[family]:
-        keys = related.frame["key"].to_numpy()[group.rows]
+        keys = related.frame["identity"].to_numpy()[group.rows]
         new = np.array([k not in here for k in keys], dtype=bool)
         if group.kind.name in kinds and new.any():
             groups.append(take(group, new))
@@ -206,7 +207,7 @@ def _carried(
         return other, other.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6
     virtual = carry_over(
         own.x[shared],
-        np.array([there_s[k] for k in own.frame["key"].to_numpy()[shared]]),
+        np.array([there_s[k] for k in own.frame["identity"].to_numpy()[shared]]),
         latency_s[shared],
         other.x,
         other.frame["median_us"].to_numpy(dtype=np.float64) * 1e-6,

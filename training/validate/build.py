@@ -19,6 +19,7 @@ from graphs.hardware.calibration.artifact import HEADER, load_model
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
 from graphs.hardware.mappers.registry import create_mapper
 from graphs.hardware.profile import HardwareProfile, load_profile
+from training.dataset.splits import identities
 from training.dataset.store import file_hash, read_ops
 from training.fit.prepare import read_frame
 from training.validate import holdout
@@ -162,8 +163,8 @@ def _ops_summary(
     if table.rejected:
         click.echo(table.summary(ops_file.name), err=True)
     rows = table.frame
-    seen = holdout.seen_keys(frame) if frame is not None and calibration.model is not None else set()
-    new = [k not in seen for k in holdout.keys_of(rows)]
+    seen = set(identities(frame)) if frame is not None and calibration.model is not None else set()
+    new = [k not in seen for k in identities(rows)]
     if not all(new):
         click.echo(f"{len(new) - sum(new)} of {len(new)} rows were used in fitting and are left out", err=True)
     if not any(new):

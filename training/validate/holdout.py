@@ -22,7 +22,7 @@ FILE = "held_out.parquet"
 
 
 def keys_of(frame: pd.DataFrame) -> list[str]:
-    """Return the configuration key of each row."""
+    """Return the key of each row as it is written."""
     return [config_key(o, d, p) for o, d, p in zip(frame["op"], frame["dtype"], frame["params"], strict=True)]
 
 
@@ -85,8 +85,3 @@ def read(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
         )
     columns = ("predicted_s", "low_s", "high_s", "extrapolated_s", "source", "reason")
     return held_out.assign(**{c: stored[c].to_numpy() for c in columns})
-
-
-def seen_keys(frame: pd.DataFrame) -> set[str]:
-    """Return the configurations of a table, to tell rows that a model was fitted on."""
-    return set(keys_of(frame))
