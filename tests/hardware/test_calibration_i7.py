@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import graphs
+from graphs import ops
 from graphs.errors import OperatorParameterError, ProfileError, UnknownHardwareError, UnknownOperatorError
 from graphs.hardware import assets
 from graphs.hardware.calibration import (
@@ -141,6 +142,17 @@ def test_linear_is_priced_as_a_matmul_and_marked() -> None:
     assert e.source == "proxy"
     assert "matmul" in e.reason
     assert e.compute_efficiency == pytest.approx(0.7297)
+
+
+def test_a_matmul_is_priced_by_points_of_linear_layers_and_marked(tmp_path: Path) -> None:
+    raw = json.loads(Path(assets.find_asset("profiles/i7-12700k.json") or "").read_text())
+    raw["calibration"]["operations"] = [{**point, "op": "linear"} for point in raw["calibration"]["operations"]]
+    raw.pop("subgraph_model", None)
+    (tmp_path / "own.json").write_text(json.dumps(raw))
+    own = load_calibration(tmp_path / "own.json")
+    answer = own.answer(ops.group_operators(["matmul"], ["fp32"], [cube(2048)])[0])
+    assert answer.source[0] == "proxy"
+    assert "priced as a linear" in answer.reason[0]
 
 
 @pytest.mark.parametrize("query", [{"op": "conv2d", "n": 1, "c": 64, "h": 56, "w": 56, "o": 64, "k": 11, "pad": 5}])

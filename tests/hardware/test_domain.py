@@ -208,3 +208,11 @@ def test_physical_quantities_by_hand() -> None:
     assert 2 ** q["pixels h*w"][0] == pytest.approx(20)
     q = physical(group("embedding", rows=8, vocab=1000, dim=64))
     assert (2 ** q["table rows"][0], 2 ** q["columns"][0]) == pytest.approx((1000, 64))
+
+
+def test_attention_of_few_queries_on_many_keys_is_outside_where_it_was_never_measured() -> None:
+    square = {"b": 1, "h": 8, "d": 64}
+    (rows,) = ops.group_operators(["sdpa"] * 2, ["bf16"] * 2, [{**square, "s": s} for s in (64, 4096)])
+    domain = Domain.of(rows)
+    assert reason(domain, "sdpa", "bf16", **square, s=512) == ""
+    assert "keys a query skv/s 8 is" in reason(domain, "sdpa", "bf16", **square, s=512, skv=4096)

@@ -164,7 +164,10 @@ class HardwareCalibration:
 
 def _as_kind(group: OperatorGroup, kind: str, dtype: str) -> OperatorGroup:
     """Return the calls as those of another kind with the same dimensions."""
-    return replace(group, kind=ops.get(kind), dtype=np.full(len(group), dtype))
+    other = ops.get(kind)
+    missing = {p.name: p.default for p in other.params if p.name not in group.params}
+    params = {**group.params, **{name: np.full(len(group), float(default)) for name, default in missing.items()}}
+    return replace(group, kind=other, dtype=np.full(len(group), dtype), params=params)
 
 
 def load_calibration(source: str | Path) -> HardwareCalibration:

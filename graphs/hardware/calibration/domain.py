@@ -71,6 +71,9 @@ def physical(group: OperatorGroup) -> dict[str, NDArray[np.float64]]:
         out["parallel rows b*h*s"] = p["b"] * p["h"] * p.get("s", np.ones(len(group)))
         out["queries s"] = p.get("s", np.ones(len(group)))
         out["keys skv"] = p["skv"]
+        if family == "sdpa":
+            # few queries on many keys leave other units idle than as many keys as queries do
+            out["keys a query skv/s"] = p["skv"] / p["s"]
         out["heads a group h/hkv"] = p["h"] / p["hkv"]
     elif family == "rowwise":
         out["rows"] = p["rows"]

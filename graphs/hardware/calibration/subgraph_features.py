@@ -124,7 +124,7 @@ def _part(op: str, frozen: tuple[tuple[str, Any], ...], itemsize: int) -> _Part:
     p = kind.validate(dict(frozen))
     cost = kind.cost(**p, itemsize=itemsize)
     name = _class_of(kind.name, kind.family, p)
-    shape, weights, work = _shape(kind.family, p)
+    shape, weights, work = _shape(kind.name, kind.family, p)
     return _Part(
         name, float(cost.flops), float(cost.bytes), float(weights * itemsize), float(cost.flops) * work, shape,
         kind.name in _SMOOTH,
@@ -137,8 +137,13 @@ def _class_of(op: str, family: str, p: Mapping[str, Any]) -> str:
     return _KINDS.get(op) or _FAMILIES[family]
 
 
-def _shape(family: str, p: Mapping[str, Any]) -> tuple[tuple[float, ...], int, float]:
+def _shape(op: str, family: str, p: Mapping[str, Any]) -> tuple[tuple[float, ...], int, float]:
     """Return the shape columns (log2), weight elements, and 1 for kinds that count as work (0 for the rest)."""
+    if op == "conv_transpose2d":
+        # the gradient of a convolution: its product has a row for each pixel of the input
+        depth, pixels = p["o"] * p["k"] ** 2, p["h"] * p["w"]
+        sizes = (p["n"], p["n"] * pixels, depth, p["c"], 1, p["k"], p["stride"], pixels, p["o"])
+        return tuple(math.log2(s) for s in sizes), p["c"] * depth, 1.0
     if family in ("conv2d", "dwconv2d"):
         kw = p.get("kw", p["k"]) if "w" in p else 1
         oh = window_outputs(p.get("h", p.get("l", 1)), p["k"], p["stride"], p["pad"])

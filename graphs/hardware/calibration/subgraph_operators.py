@@ -17,6 +17,8 @@ from graphs.ops.batch import OperatorGroup
 Call = tuple[str, dict[str, Any]]
 #: Answers that do not rest on a measurement of this kind at this size: the model goes first where it knows the call.
 SUBSTITUTES = ("proxy", "calibrated_roofline")
+#: Kinds whose class of nodes holds others alone in every subgraph that was ever measured.
+NEVER_MEASURED = ("conv_transpose2d",)
 
 
 def fill(
@@ -32,6 +34,10 @@ def fill(
     Where neither answers, the reason is the model's, or the one that was there if the kind was `measured` by itself.
     """
     unanswered = np.isnan(answer.latency_s) | np.isin(answer.source, SUBSTITUTES)
+    if group.kind.name in NEVER_MEASURED:
+        open_ = np.isnan(answer.latency_s)
+        answer.reason[open_] = f"no subgraph with a {group.kind.name} was ever measured on {model.hardware}"
+        return
     for dtype in np.unique(group.dtype[unanswered]).tolist():
         rows = np.flatnonzero(unanswered & (group.dtype == dtype))
         # tables repeat calls: each is described once

@@ -50,7 +50,7 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     unfused = _unfused(group, h, hkv)
     scores = b * h * s * skv * group.itemsize
     c.add("unfused", unfused)
-    c.add("lg_scores_over_l2", np.where(unfused, log2(scores / machine.l2_bytes), 0.0))
+    c.add("lg_scores_over_l2", np.where(unfused, log2(scores / machine.cache_bytes), 0.0))
     c.log("scores_us", 0.1 + np.where(unfused, 1e6 * scores / machine.bandwidth_bytes_per_s, 0.0))
     c.add("unfused_causal", unfused & (causal > 0))
     c.log("scores", b * h * s * skv)
@@ -101,7 +101,7 @@ def build_decode(group: OperatorGroup, machine: Machine) -> tuple[list[str], Arr
     # Grouped heads without a fused kernel: keys and values are copied out to every query head first.
     copied = np.where(unfused, 2 * b * h * skv * d * group.itemsize, 0.0)
     c.log("copied_us", 0.1 + 1e6 * copied / machine.bandwidth_bytes_per_s)
-    c.add("lg_copied_over_l2", np.where(unfused, log2(copied / machine.l2_bytes), 0.0))
+    c.add("lg_copied_over_l2", np.where(unfused, log2(copied / machine.cache_bytes), 0.0))
     never = np.zeros(len(group), dtype=bool)
     add_paths(
         c, Calls(b, h, hkv, s, skv, d, group.itemsize, group.dtype), (never, never, never), np.asarray(unfused), machine

@@ -108,7 +108,7 @@ def add_common(c: Columns, group: OperatorGroup, machine: Machine, ops: Sequence
     c.log("roofline_us", 1e6 * np.maximum(compute_s, memory_s))
     # Log of arithmetic intensity over the ridge point, bounded where there is no arithmetic at all.
     c.add("lg_ai_over_ridge", np.clip(log2(compute_s) - log2(memory_s), -20.0, 20.0))
-    c.add("lg_bytes_over_l2", np.clip(log2(group.bytes / machine.l2_bytes), -8.0, 6.0))
+    c.add("lg_bytes_over_l2", np.clip(log2(group.bytes / machine.cache_bytes), -8.0, 6.0))
     c.one_hot("dtype", dtype, FITTED_DTYPES)
     if len(ops) > 1:
         c.one_hot("op", group.kind.name, ops)

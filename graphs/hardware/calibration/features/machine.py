@@ -22,7 +22,7 @@ class Machine:
     units : int
         Streaming multiprocessors of a GPU, physical cores of a CPU.
     l2_bytes : float
-        Last-level cache that all units share, in bytes.
+        Last-level cache that all units share, in bytes; 0 where it is unknown.
     peaks : mapping of str to float
         Dense peak by dtype, FLOP/s.
     bandwidth_bytes_per_s : float
@@ -35,6 +35,11 @@ class Machine:
     peaks: Mapping[str, float] = field(hash=False)
     bandwidth_bytes_per_s: float
     kind: Literal["gpu", "cpu"] = "gpu"
+
+    @property
+    def cache_bytes(self) -> float:
+        """`l2_bytes`, or 1 where it is unknown: sizes relative to it stay finite."""
+        return max(self.l2_bytes, 1.0)
 
     def peak_flops_per_s(self, dtype: NDArray[np.str_]) -> NDArray[np.float64]:
         """Return the peak of each dtype in FLOP/s; where it is unknown, that of fp32 or else the smallest.

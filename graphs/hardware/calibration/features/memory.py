@@ -61,14 +61,16 @@ def build(group: OperatorGroup, machine: Machine) -> tuple[list[str], Array]:
     c.log("largest_part_bytes", widest * size)
     c.add("part_vector", alignment(narrowest * size, 16))
     c.log("table_bytes", 1.0 + table * size)
-    c.add("lg_table_over_l2", np.where(table > 0, np.clip(log2((1.0 + table * size) / machine.l2_bytes), -8, 8), 0.0))
+    c.add(
+        "lg_table_over_l2", np.where(table > 0, np.clip(log2((1.0 + table * size) / machine.cache_bytes), -8, 8), 0.0)
+    )
     c.add("runs_kept", source == target)
     # Gathers of up to 16 rows run a kernel of their own, and rows of whole 16-byte vectors another.
     gather = group.kind.name in ("embedding", "index_select")
     c.add("small_gather", gather & (outer <= 16))
     c.add("vector_gather", gather & (np.mod(inner * size, 16) == 0) & (outer > 16))
     c.add("lg_run_share", log2(np.minimum(source, target)) - log2(numel))
-    c.add("lg_l2_fit", np.clip(log2(group.bytes / machine.l2_bytes), -2.0, 3.0))
+    c.add("lg_l2_fit", np.clip(log2(group.bytes / machine.cache_bytes), -2.0, 3.0))
     for per_block in (512, 2048):
         waves, busy = fill(ceil_div(numel, per_block), 8.0 * machine.units)
         c.add(f"lg_waves_{per_block}", waves)
