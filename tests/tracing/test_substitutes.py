@@ -42,6 +42,19 @@ def test_measured_kinds_are_left_alone_and_unknown_ones_are_not_forced() -> None
     assert substitute("conv_transpose2d", {}, "fp32", {"conv2d"}) is None
 
 
+@pytest.mark.parametrize("heads", [1, 4, 32])
+def test_masked_attention_keeps_its_groups(heads: int) -> None:
+    call = {"b": 1, "h": 32, "hkv": heads, "s": 512, "skv": 4096, "d": 128}
+    assert substitute("sdpa_mask", call | {"mask": "bool"}, "fp32", {"sdpa"}) == ("sdpa", call)
+    shipped = create_mapper("h200-sxm")
+    assert "sdpa_mask" not in shipped.measured_kinds
+    masked, plain = (
+        estimate_trace(Trace((TracedOperator(op, params, "fp32"),), name="x"), shipped).operators[0].latency_s
+        for op, params in (("sdpa_mask", call | {"mask": "bool"}), ("sdpa", call))
+    )
+    np.testing.assert_allclose(masked, plain)
+
+
 def test_whole_models_say_what_stands_for_what_and_single_queries_stay_outside() -> None:
     trace = Trace((TracedOperator("relu_nd", NCHW, "bf16"), TracedOperator("relu", {"numel": 25088}, "bf16")), name="x")
     shipped = create_mapper("h200-sxm")

@@ -249,9 +249,12 @@ def test_convolutions_of_other_shapes() -> None:
     assert conv(nn.Conv2d(8, 8, 3, groups=8), 2, 8, 9, 9)[0] == "dwconv2d"
     assert conv(nn.Conv2d(8, 16, 3, groups=8), 2, 8, 9, 9)[0] == "conv2d"
     one = {"n": 2, "c": 8, "l": 50, "o": 4, "k": 3, "stride": 2, "pad": 1}
-    assert conv(nn.Conv1d(8, 4, 3, 2, 1), 2, 8, 50) == ("conv1d", one, "exact")
+    assert conv(nn.Conv1d(8, 4, 3, 2, 1, bias=False), 2, 8, 50) == ("conv1d", one, "exact")
+    # Neither kind has a bias.
+    assert conv(nn.Conv1d(8, 4, 3, 2, 1), 2, 8, 50) == ("conv1d", one, "near")
     up = {"n": 2, "c": 8, "h": 9, "w": 9, "o": 4, "k": 2, "stride": 2, "pad": 0, "fmt": "contiguous"}
-    assert conv(nn.ConvTranspose2d(8, 4, 2, 2), 2, 8, 9, 9) == ("conv_transpose2d", up, "exact")
+    assert conv(nn.ConvTranspose2d(8, 4, 2, 2, bias=False), 2, 8, 9, 9) == ("conv_transpose2d", up, "exact")
+    assert conv(nn.ConvTranspose2d(8, 4, 2, 2), 2, 8, 9, 9) == ("conv_transpose2d", up, "near")
     assert conv(nn.Conv2d(8, 8, 3, dilation=2), 2, 8, 9, 9)[2] == "near"
 
 

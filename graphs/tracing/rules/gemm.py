@@ -111,13 +111,6 @@ def grouped(call: Call) -> list[Priced]:
     return [_matrix(call, "bmm", params, x, y, ["rows spread evenly over the groups, as a batch of products"])]
 
 
-@rule("_trilinear", whole=True)
-def trilinear(call: Call) -> list[Priced]:
-    x, y, out = call.args[0], call.args[1], call.result
-    params = {"m": x.numel // max(1, x.shape[-1]), "n": y.shape[-1], "k": x.shape[-1]}
-    return [Priced("matmul", params, product_dtype(out)[0], "proxy", "_trilinear as one product")]
-
-
 def _matrix(call: Call, op: str, params: dict[str, int], x: View, y: View, notes: list[str] | None = None) -> Priced:
     notes = list(notes or [])
     dtype, stand_in = product_dtype(x)

@@ -21,16 +21,22 @@ def pool(call: Call) -> list[Priced]:
     k = _pair(call.args[1])
     stride = _pair(call.arg(2, "stride") or k)
     pad = _pair(call.arg(3, "padding", 0))
+    dilation = _pair(call.arg(4, "dilation", 1)) if call.base != "avg_pool2d" else (1, 1)
+    unequal = [f"{what} {pair}" for pair, what in ((k, "window"), (stride, "stride")) if pair[0] != pair[1]]
+    if unequal:
+        # No square window reads as much and writes as much.
+        return traffic(call, f"{call.base} with {', '.join(unequal)} as its traffic")
     kind = "avgpool2d" if call.base == "avg_pool2d" else "maxpool2d"
-    notes = []
-    for pair, what in ((k, "window"), (stride, "stride"), (pad, "padding")):
-        if pair[0] != pair[1]:
-            notes.append(f"{what} {pair}")
-    if call.base != "avg_pool2d" and _pair(call.arg(4, "dilation", 1)) != (1, 1):
-        notes.append("dilated")
-    params = {**nchw(x), "k": max(k), "stride": max(stride), "pad": max(pad)}
-    expected = tuple((n + 2 * max(pad) - max(k)) // max(stride) + 1 for n in x.shape[-2:])
-    if expected != out.shape[-2:] and not notes:
+    notes = [f"padding {pad}"] if pad[0] != pad[1] else []
+    notes += ["dilated"] if dilation != (1, 1) else []
+    # The input of as many windows: what one side has of padding beyond the other becomes input, and what a dilated
+    # window reaches further is cut off.
+    size = tuple(
+        n + 2 * (p - min(pad)) - (d - 1) * (k[0] - 1) for n, p, d in zip(x.shape[-2:], pad, dilation, strict=True)
+    )
+    params = {**nchw(x), "h": size[0], "w": size[1], "k": k[0], "stride": stride[0], "pad": min(pad)}
+    expected = tuple((n + 2 * min(pad) - k[0]) // stride[0] + 1 for n in size)
+    if expected != out.shape[-2:]:
         notes.append(f"rounded up to {out.shape[-2]} x {out.shape[-1]}")
     first = [] if x.contiguous or x.channels_last else copied(x)
     return [*first, Priced(kind, params, x.dtype, *both(notes))]
