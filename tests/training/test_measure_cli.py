@@ -58,6 +58,16 @@ def test_a_run_gives_a_data_set_and_a_profile_and_can_be_resumed(quick, tmp_path
     assert read_ops(folder / "ops.parquet").frame["median_us"].tolist() == frame["median_us"].tolist()
 
 
+def test_a_data_set_is_not_measured_over(quick, tmp_path) -> None:
+    kept = tmp_path / "ops.parquet"
+    kept.write_bytes(b"rows of another machine")
+    out = run("--hardware", "toy-box", "--device", "cpu", "--out", str(tmp_path), "--rows", "8")
+    assert isinstance(out.exception, session.RunFolderError)
+    assert "holds a data set" in str(out.exception)
+    assert kept.read_bytes() == b"rows of another machine"
+    assert [p.name for p in tmp_path.iterdir()] == ["ops.parquet"]
+
+
 def test_whole_models_of_our_own_are_timed(quick, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("training.measure.networks.WHOLE_MODELS", ("resnet18",))
     monkeypatch.setattr(session.networks.whole_models, "__defaults__", ((1, 8), ("resnet18",)))

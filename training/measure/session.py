@@ -93,6 +93,11 @@ def measure(request: Request, report: Report = lambda _: None) -> dict[str, Any]
     journal = Journal(request.out)
     if request.resume:
         journal.about()  # a folder without a run is refused before anything is made in it
+    elif not journal.exists() and (held := [f for f in ("ops.parquet", "manifest.json") if (request.out / f).exists()]):
+        raise RunFolderError(
+            f"folder '{request.out}' holds a data set, which measuring would replace", received=", ".join(held),
+            allowed="a folder without one", next_step="name another folder with --out",
+        )  # fmt: skip
     with only_writer(request.out):
         if request.resume:
             about = journal.about()
