@@ -45,6 +45,7 @@ from training.fit.family import Recipe, Rows, _out_of_fold, _Processes, _prune, 
 from training.fit.gp import fit_gp, fit_hyperparameters
 from training.fit.kindred import Kindred
 from training.fit.prepare import Table, family_rows, machine_of, read_frame
+from training.forms import compare
 from training.validate.baselines import baselines
 
 Array = NDArray[np.float64]
@@ -293,12 +294,17 @@ def _summary(part: dict[str, Errors]) -> dict[str, Any]:
 @click.option(
     "--from", "stored", type=click.Path(exists=True, path_type=Path), help="render figures written earlier, fit nothing"
 )
+@click.option(
+    "--distilled",
+    type=click.Path(exists=True, path_type=Path),
+    help="the same fit, made with `graphs train --distil`: what that saves and costs",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--quick", is_flag=True, help="one family and few rows, to try the command")
 @click.option("--curve-only", is_flag=True, help="only the learning curve, as JSON for --figures; writes no page")
 def main(
     hardware: str, data: Path | None, models: Path, out: Path | None, store: Path | None, stored: Path | None,
-    seed: int, quick: bool, curve_only: bool,
+    distilled: Path | None, seed: int, quick: bool, curve_only: bool,
 ) -> None:  # fmt: skip
     """Measure what each ingredient of the recipe is worth; write a page with it and with the targets reached."""
 
@@ -320,6 +326,8 @@ def main(
             )
     else:
         found = run(hardware, folder, seed, quick, progress, curve_only)
+    if distilled is not None:
+        found["forms"] = compare(found["hardware"], models / found["hardware"], distilled, folder)
     if store is not None:
         store.parent.mkdir(parents=True, exist_ok=True)
         store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

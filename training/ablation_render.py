@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def render(found: dict[str, Any], models: Path, data: Path = Path("data")) -> st
         _oracle(found),
         _floor(found),
         _distillation(headers),
+        _forms(found.get("forms")),
         _targets(headers),
         _against_baselines(scored),
         _reasons(found),
@@ -184,7 +186,8 @@ def _floor(found: dict[str, Any]) -> str:
         ])  # fmt: skip
     note = _text(
         "On the same training rows; tables are filled from the other folds. Retest is the difference of a second,"
-        " independent timing of some rows (their number in brackets): no model can be better."
+        " independent timing of some rows (their number in brackets). It holds the noise of both timings: a model"
+        " cannot be expected to come nearer to these rows than that."
     )
     return f"## Noise floor and baselines\n\n{note}\n\n{_table(['family', 'retest', 'recipe', *_BASELINES], rows)}"
 
@@ -201,6 +204,36 @@ def _distillation(headers: dict[str, Any]) -> str:
     table = _table(["hardware", "rows", "members", "shipped", "median / mean, points"], rows)
     note = "On held-out rows: the fitted members, and the small networks that learnt from them and ship."
     return f"## What distillation costs\n\n{note}\n\n{table}"
+
+
+def _forms(forms: dict[str, Any] | None) -> str:
+    """Return what storing small networks instead of the members saves and costs."""
+    if forms is None:
+        return ""
+    rows = []
+    for name in ("members", "distilled"):
+        f = forms[name]
+        scores = [_cell(f["scores"].get(k)) for k in ("all", "random", "new_layer_shape", "largest_flops")]
+        speeds = [f"{f[k]:.0f} us" if f[k] >= 100 else f"{f[k]:.1f} us" for k in ("call_us", "mixed_us", "products_us")]
+        rows.append([name, f"{f['bytes'] / 1e6:.2f} MB", *speeds, *scores])
+    head = ["form", "file", "one call", "a row of all kinds", "a row of products", "held out", "random",
+            "new layer shapes", "largest FLOP"]  # fmt: skip
+    a, b = forms["members"], forms["distilled"]
+    cost = [100 * (b["scores"]["all"][k] - a["scores"]["all"][k]) for k in ("median_ape", "mape")]
+    note = _text(
+        f"One fit of {forms['hardware']} in two forms, the second made by `graphs train --distil`: a small network a"
+        " family learns the members' answers at synthetic shapes. Held-out rows of the project's data, twins of both"
+        " forms. Times are of one thread in one run, forms taking turns; compare them with each other, not with those"
+        " of another machine."
+    )
+    verdict = _text(
+        f"Networks answer tables {a['mixed_us'] / b['mixed_us']:.1f} times as fast, products of one kind"
+        f" {a['products_us'] / b['products_us']:.0f} times, and cost {cost[0]:.1f} points of the median and"
+        f" {cost[1]:.1f} of the mean error. The members ship, because accuracy is what a single answer is asked for;"
+        " who asks for millions has the other form."
+    )
+    table = _table(head, rows)
+    return f"## Members or networks\n\n{note}\n\n{table}\n\n{verdict}"
 
 
 def _targets(headers: dict[str, Any]) -> str:
@@ -289,7 +322,7 @@ def _concentration(scored: dict[str, pd.DataFrame]) -> str:
         for split, part in rows.groupby("split"):
             ape = part["model"].to_numpy(dtype=np.float64)
             rest = ape[(part["family"] != "conv2d").to_numpy()]
-            worst = np.sort(ape)[-max(round(0.05 * len(ape)), 1) :]
+            worst = np.sort(ape)[-math.ceil(0.05 * len(ape)) :]
             lines.append([name, str(split), str(len(ape)), _cell(ablation.figures(ape)),
                           _cell(ablation.figures(rest)) if len(rest) else "-",
                           f"{100 * worst.sum() / ape.sum():.0f} %"])  # fmt: skip

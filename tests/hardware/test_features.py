@@ -443,3 +443,17 @@ def test_tf32_is_fp32_where_no_matrix_unit_takes_part() -> None:
     c, d = one("matmul", "fp32", m=64, n=64, k=64), one("matmul", "tf32", m=64, n=64, k=64)
     assert c["lg_roofline_us"] >= d["lg_roofline_us"]
     assert (c["dtype_fp32"], d["dtype_tf32"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_an_unknown_cache_leaves_features_finite(kind: Any) -> None:
+    """Profiles of measured machines have none where the system hides it."""
+    machine = Machine(8, 0.0, {"fp32": 1e12, "bf16": 2e12}, 1e11, kind)
+    for op, params in (
+        ("sdpa", {"b": 1, "h": 8, "s": 2048, "d": 64}),
+        ("embedding", {"rows": 8, "vocab": 10**6, "dim": 64}),
+        ("add", {"numel": 2**20}),
+        ("conv2d", {"n": 1, "c": 64, "h": 56, "w": 56, "o": 64, "k": 3, "pad": 1}),
+    ):
+        (group,) = ops.group_operators([op], ["fp32"], [params])
+        assert np.isfinite(features.build(group, machine)[1]).all(), op

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from toy_subgraphs import (
     tensor,
 )
 
+import graphs
 from graphs import ops
+from graphs.hardware.calibration.subgraph_features import NAMES, describe
 from graphs.hardware.mappers.cpu import CPUMapper
 from graphs.hardware.mappers.dominant import CLASSES, dominant
 from graphs.subgraph import (
@@ -178,3 +181,15 @@ def test_totals_that_fit_no_whole_numbers_give_no_shape(i7: CPUMapper) -> None:
     fused = FusedSubgraph(0, operation_types=["matmul", "relu"], total_flops=FLOPS, total_input_bytes=2 * MATRIX,
                           total_output_bytes=MATRIX)  # fmt: skip
     assert dominant(fused, "fp32").call is None
+
+
+@pytest.mark.parametrize("size", [3, 56])
+def test_a_transposed_convolution_is_no_subgraph_that_was_measured(size: int) -> None:
+    params = {"n": 1, "c": 64, "h": size, "w": size, "o": 64, "k": 4, "stride": 2}
+    e = graphs.estimate_operator("conv_transpose2d", params, "fp32", hardware="i7-12700k")
+    assert e.source == "default"
+    assert "no subgraph with a conv_transpose2d was ever measured" in e.reason
+    # as part of a subgraph it has a row of its product for each pixel that it reads, and so many weights
+    features = dict(zip(NAMES, describe([("conv_transpose2d", params | {"pad": 0})], 1, 4).row, strict=True))
+    assert features["first rows"] == pytest.approx(np.log2(size * size))
+    assert 2 ** features["weights"] == pytest.approx(64 * 64 * 16 * 4, rel=1e-3)

@@ -249,7 +249,8 @@ def test_fitted_terms_score_unseen_models_apart_from_seen_ones() -> None:
     assert set(alone["baselines"]) == {"default_20pct", "roofline"}
     assert alone["baselines"]["roofline"] == s["baselines"]["roofline"]
     assert s["skipped"][0]["model"] == "no_such_net"
-    assert "conv2d" in next(r for r in s["rows"] if r["model"] == "alexnet")["why"] or "linear" in s["rows"][0]["why"]
+    # most of its time is in its linear layers, and the words name the largest share
+    assert "linear" in next(r for r in s["rows"] if r["model"] == "alexnet")["why"]
 
 
 def test_runs_count_as_seen_by_every_term_that_their_prediction_holds() -> None:
