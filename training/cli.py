@@ -59,8 +59,7 @@ def train(
     related = data_folder(load_profile(profile.related), None) if profile.related else None
     trained = train_model(profile.id, data_folder(profile, data), related, seed, distil, progress, prior)
     folder = out or Path("models") / profile.id
-    save_model(trained.model, folder)
-    held_out = holdout.write(trained, folder)
+    held_out = holdout.predict_unseen(trained)
     progress("scoring the held-out rows")
     train_rows = trained.frame[trained.frame["split"] == "train"]
     summary = summarise(held_out, train_rows, profile, WHAT_TWIN, trained.model.header["provenance"])
@@ -75,7 +74,9 @@ def train(
         "noise": summary["noise"],
         "distillation": _distillation(trained, held_out),
     }
+    # all at once and last: until everything is known the folder keeps the model it holds
     save_model(trained.model, folder)
+    holdout.write(held_out, folder)
     (folder / CARD).write_text(write_card(profile, trained.model, summary), encoding="utf-8")
     progress(f"wrote {folder}")
     if as_json:

@@ -9,6 +9,7 @@ import numpy as np
 
 from graphs.cli.text import percent, table
 from graphs.hardware.profile import load_profile
+from training.dataset.splits import identities
 from training.fewshot import Point, known_of, learning_curve, prior_of
 from training.fit.prepare import machine_of, read_frame
 from training.validate.sources import data_folder
@@ -29,8 +30,8 @@ on the same held-out rows. What all rows give to the full recipe of `graphs trai
 """
 
 
-def curves(prior: str, hardware: str, data: Path | None = None) -> dict[str, list[Point]]:
-    """Return the learning curves of one machine ``with`` and ``without`` the prior, scored on the same rows."""
+def curves(prior: str, hardware: str, data: Path | None = None) -> tuple[dict[str, list[Point]], str]:
+    """Return the learning curves of one machine ``with`` and ``without`` the prior, and what they are scored on."""
     profile = load_profile(hardware)
     frame, _, _ = read_frame(profile, data_folder(profile, data))
     peaks = machine_of(load_profile(prior)).peaks
@@ -38,8 +39,15 @@ def curves(prior: str, hardware: str, data: Path | None = None) -> dict[str, lis
     machine = machine_of(profile)
     said = prior_of(known_of(prior), frame)
     answered = np.isfinite(said.there_s)
+    held_out = (frame["split"] != "train").to_numpy()
+    seen = np.isin(identities(frame), list(known_of(prior).twin_s))
+    scored = (
+        f"\nScored on {(held_out & answered).sum()} of {held_out.sum()} held-out rows, those of kinds that {prior} has"
+        f" measured;\nits twin answers {(held_out & answered & seen).sum()} of them, its shipped model the rest.\n"
+    )
     frame, said = frame[answered].reset_index(drop=True), said.of_rows(answered)
-    return {name: learning_curve(frame, machine, p, COUNTS) for name, p in (("with", said), ("without", None))}
+    found = {name: learning_curve(frame, machine, p, COUNTS) for name, p in (("with", said), ("without", None))}
+    return found, scored
 
 
 def flattered(prior: str, hardware: str) -> str:
@@ -72,7 +80,8 @@ def main(pairs: tuple[str, ...], out: Path) -> None:
     text = _TEXT
     for pair in pairs:
         prior, hardware = pair.split(":")
-        text += section(prior, hardware, curves(prior, hardware), flattered(prior, hardware))
+        found, scored = curves(prior, hardware)
+        text += section(prior, hardware, found, scored + flattered(prior, hardware))
         click.echo(text.splitlines()[-1], err=True)
     out.write_text(text, encoding="utf-8")
 

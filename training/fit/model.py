@@ -189,8 +189,10 @@ def _train_rows(group: OperatorGroup, frame: pd.DataFrame) -> OperatorGroup:
 
 def _default_error(frame: pd.DataFrame, profile: HardwareProfile) -> float:
     """Return the 90 % quantile of |log(measured / default)|: how far off the default is on this machine."""
-    peak = profile.peak_array(frame["dtype"].to_numpy(dtype=np.str_))
     flops, nbytes = (frame[c].to_numpy(dtype=np.float64) for c in ("flops", "bytes"))
+    # moving data needs no arithmetic peak
+    peak = np.full(len(frame), np.inf)
+    peak[flops > 0] = profile.peak_array(frame["dtype"].to_numpy(dtype=np.str_)[flops > 0])
     default = Roofline.of(flops, nbytes, peak, profile.bandwidth_bytes_per_s).default_s()
     measured = frame["median_us"].to_numpy(dtype=np.float64) * 1e-6
     return round(float(np.quantile(np.abs(np.log(measured / default)), 0.9)), 4)

@@ -73,11 +73,10 @@ def build_summary(
 
 
 def _known_operators(profile: HardwareProfile, data: Path | None) -> pd.DataFrame | None:
-    """Return the training rows of a machine, where it was measured."""
+    """Return the rows of a machine, where it was measured: all, because the shipped model was fitted on all of them."""
     if profile.data is None and data is None:
         return None
-    frame = read_frame(profile, data_folder(profile, data))[0]
-    return frame[frame["split"] == "train"]
+    return read_frame(profile, data_folder(profile, data))[0]
 
 
 def load_summary(name: str) -> tuple[dict[str, Any], str]:

@@ -41,14 +41,18 @@ def predict(frame: pd.DataFrame, calibration: HardwareCalibration) -> pd.DataFra
     )  # fmt: skip
 
 
-def write(trained: Trained, folder: Path) -> pd.DataFrame:
-    """Predict the held-out rows with the twin, write them beside the model, and return them."""
+def predict_unseen(trained: Trained) -> pd.DataFrame:
+    """Return the held-out rows with what the twin says of them (see `predict`)."""
     held_out = trained.frame[trained.frame["split"] != "train"].reset_index(drop=True)
-    predicted = predict(held_out, calibration_with(trained.twin))
+    return predict(held_out, calibration_with(trained.twin))
+
+
+def write(predicted: pd.DataFrame, folder: Path) -> None:
+    """Write held-out predictions beside the model."""
     small = pd.DataFrame(
         {
-            "key": keys_of(held_out),
-            "dtype": held_out["dtype"],
+            "key": keys_of(predicted),
+            "dtype": predicted["dtype"],
             **{c: predicted[c] for c in ("predicted_s", "low_s", "high_s", "extrapolated_s")},
             "source": predicted["source"],
             "reason": predicted["reason"],
@@ -57,7 +61,6 @@ def write(trained: Trained, folder: Path) -> pd.DataFrame:
     small.astype(dict.fromkeys(("predicted_s", "low_s", "high_s", "extrapolated_s"), np.float32)).to_parquet(
         folder / FILE, index=False, compression="zstd"
     )
-    return predicted
 
 
 def read(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:

@@ -156,7 +156,7 @@ def _fallback(rows: pd.DataFrame, points: dict[str, Any]) -> dict[str, Any]:
 
 
 def _noise(points: dict[str, Any]) -> dict[str, Any]:
-    """Return the difference of a second, independent timing: no model can be better."""
+    """Return the difference of a second, independent timing, of some rows: it holds the noise of both."""
     both = np.isfinite(points["retest_s"])
     if not both.any():
         return {"n": 0}
