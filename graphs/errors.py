@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
+
+#: Stands for a value that was not given: None is a value that may have been received.
+_NOT_GIVEN: Any = object()
 
 
 class GraphsError(Exception):
@@ -15,23 +18,31 @@ class GraphsError(Exception):
     problem : str
         What is wrong, naming the thing.
     received, allowed : optional
-        The offending value, and what would have been accepted.
+        The offending value, None too, and what would have been accepted.
     next_step : str, optional
         What the reader can do about it.
     """
 
     def __init__(
-        self, problem: str, *, received: Any = None, allowed: Any = None, next_step: str | None = None
+        self, problem: str, *, received: Any = _NOT_GIVEN, allowed: Any = None, next_step: str | None = None
     ) -> None:
-        self.problem, self.received, self.allowed, self.next_step = problem, received, allowed, next_step
+        self.problem, self.allowed, self.next_step = problem, allowed, next_step
+        self.received = None if received is _NOT_GIVEN else received
+        self._given = received
         parts = [problem.rstrip(".")]
-        if received is not None:
+        if received is not _NOT_GIVEN:
             parts.append(f"received {received!r}")
         if allowed is not None:
             parts.append(f"allowed: {allowed}")
         if next_step is not None:
             parts.append(next_step)
         super().__init__("; ".join(parts) + ".")
+
+    def at(self, where: str) -> Self:
+        """Return this error with the place where it was met, such as a row of a table, in front."""
+        return type(self)(
+            f"{where}: {self.problem}", received=self._given, allowed=self.allowed, next_step=self.next_step
+        )
 
 
 class UnknownHardwareError(GraphsError, LookupError):

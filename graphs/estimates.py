@@ -142,7 +142,8 @@ class LatencyEstimate:
     @property
     def waiting_s(self) -> float:
         """What eager execution adds: the device waits for the host (on a CPU: the framework's own time)."""
-        return self.latency_s - self.device_s
+        # both are rounded sums
+        return max(self.latency_s - self.device_s, 0.0)
 
     @property
     def throughput_per_s(self) -> float:

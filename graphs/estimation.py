@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Calibration = HardwareCalibration | str | Path | bool | None
 Mode = Literal["device", "eager", "graph", "kernels"]
 MODES: tuple[Mode, ...] = ("device", "eager", "graph", "kernels")
+#: Share of the device's time above which the default's answers leave a total without an interval.
+MOSTLY_DEFAULT = 0.5
 
 __all__ = [
     "MODES", "LatencyEstimate", "Mode", "OperatorEstimate", "TimeShare", "estimate", "estimate_operator",
@@ -165,6 +167,10 @@ def estimate(
     _check_mode(mode)
     mapper = _mapper(hardware, calibration, thermal_profile, out_of_domain)
     if isinstance(module, Trace):
+        if optimizer is not None and not module.training:
+            raise GraphsError("this trace holds a forward pass, which has no optimizer", received=optimizer,
+                              allowed="None",
+                              next_step="trace the module with training=True and the optimizer")  # fmt: skip
         if training and not module.training:
             raise GraphsError("this trace holds a forward pass only", received=module.name,
                               allowed="a module, or the trace of a training step",
@@ -200,7 +206,8 @@ def estimate_trace(
         known = terms.host is not None or host_overhead is not None
         host = (terms.host or Host()).with_settings(host_overhead)
         host_s, total = eager_s(rows, index, host, mapper.host_and_device_overlap)
-        waiting = total - device
+        # a queue ends with its last call; both sums are rounded
+        waiting = max(float(total) - device, 0.0)
         calls.append(overhead_row(waiting, known))
     other_host = mode == "eager" and host_overhead is not None
     interval, source = _interval(rows, index, total, waiting, mode, mapper, terms, other_host)
@@ -264,6 +271,12 @@ def _interval(
     """Return the 90 % interval of the total, and what it rests on."""
     if total <= 0:
         return (float("nan"), float("nan")), "unknown: nothing was priced"
+    device = sum(rows[i].latency_s for i in index)
+    defaulted = sum(rows[i].latency_s for i in index if rows[i].source == "default")
+    if defaulted > MOSTLY_DEFAULT * device:
+        # the default is a convention: that it was off by so much elsewhere says nothing of these calls
+        share = f"{100 * defaulted / device:.0f} %"
+        return (float("nan"), float("nan")), f"unknown: the default answered {share} of the time"
     which = "eager" if mode == "eager" else "device"
     widths = distinct_widths(rows, index, total, mapper.default_log_error)
     found = terms.intervals.get(which)

@@ -152,3 +152,27 @@ def test_the_run_time_path_needs_numpy_only() -> None:
 
 def test_import_loads_nothing_heavy() -> None:
     assert "numpy" not in _modules_after("import graphs")
+
+
+def test_a_total_of_the_default_alone_has_no_interval() -> None:
+    product = TracedOperator("linear", {"m": 64, "n": 64, "k": 64}, "bf16", count=3)
+    e = estimate_trace(Trace(operators=(product,), name="net", batch=1, dtype="bf16"), create_mapper("jetson-orin-agx"))
+    assert e.coverage["time"]["default"] == 1.0
+    assert all(math.isnan(v) for v in e.interval_s)
+    assert e.interval_source == "unknown: the default answered 100 % of the time"
+
+
+@pytest.mark.parametrize("hardware", ["tpu-v4", "jetson-orin-agx", "h100-sxm"])
+def test_the_device_never_waits_for_less_than_nothing(hardware: str) -> None:
+    calls = tuple(TracedOperator("relu", {"numel": 10**6 + 3 * i}, "bf16", count=7) for i in range(20))
+    trace = Trace(operators=calls, name="net", batch=1, dtype="bf16")
+    mapper = create_mapper(hardware)
+    for overhead in (None, 0.0):
+        e = estimate_trace(trace, mapper, "eager", host_overhead=overhead)
+        assert e.waiting_s >= 0.0
+        assert all(o.latency_s >= 0.0 for o in e.operators)
+
+
+def test_an_optimizer_of_a_forward_trace_is_refused() -> None:
+    with pytest.raises(GraphsError, match="has no optimizer"):
+        graphs.estimate(trace(), hardware="h100-sxm", optimizer="sgd")

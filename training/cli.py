@@ -30,7 +30,7 @@ __all__ = ["data_folder", "train", "validate"]
 @click.option("--hardware", required=True, help="hardware id (see `graphs hardware`)")
 @click.option("--data", type=click.Path(path_type=Path), help="folder of measured tables  [default: data/HARDWARE]")
 @click.option("--out", type=click.Path(path_type=Path), help="folder of the fitted model  [default: models/HARDWARE]")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option(
     "--distil/--no-distil",
     default=False,

@@ -35,11 +35,12 @@ def accuracy_table(headers: list[dict[str, Any]]) -> str:
         # the fixed 20 % has a column of its own
         others = {n: b for n, b in scores["baselines"].items() if n != "default_20pct"}
         name, best = min(others.items(), key=lambda item: item[1]["median_ape"])
-        noise, default = scores["noise"].get("median_ape"), scores["baselines"]["default_20pct"]
+        timed, default = scores["noise"], scores["baselines"]["default_20pct"]
+        noise = f"{percent(timed['median_ape'])} ({timed['n']} rows)" if "median_ape" in timed else "-"
         lines.append(
             f"| {h['hardware']} | {a['n']} | **{_pair(a)}** | {percent(a['within_10pct'], 0)} |"
             f" {percent(a['interval_coverage'], 0)} | {name} {_pair(best)} | {_pair(default)} |"
-            f" {percent(noise) if noise is not None else '-'} | {_networks(h, 'device')} | {_networks(h, 'eager')} |"
+            f" {noise} | {_networks(h, 'device')} | {_networks(h, 'eager')} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -41,8 +41,8 @@ def estimate(
 ) -> None:  # fmt: skip
     """Estimate a forward pass of MODEL.
 
-    MODEL is torchvision:NAME (resnet18 and resnet50 need no torchvision), hf:CONFIG, module:factory, an ONNX file, or a
-    trace.json; hf:NAME-sSEQ is a language model on SEQ tokens, hf:NAME-decode-sSEQ its step to the SEQth.
+    MODEL is torchvision:NAME (resnet18 and resnet50 need no torchvision), hf:CONFIG, module:pkg.mod:callable, an ONNX
+    file, or a trace.json; hf:NAME-sSEQ is a language model on SEQ tokens, hf:NAME-decode-sSEQ its step to the SEQth.
     """
     if optimizer and not training_step:
         raise click.UsageError("--optimizer is part of a training step; add --training-step or leave it out")

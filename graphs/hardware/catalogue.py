@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphs.errors import ProfileError
+from graphs.errors import ProfileError, UnknownHardwareError
 from graphs.hardware import assets
 
 #: Families in the order in which they are listed, with their headings.
@@ -61,8 +62,27 @@ def fold(name: str) -> str:
     return name.lower().replace("_", "-").replace(" ", "-")
 
 
+def as_name(hardware: object) -> str:
+    """Return how hardware is named: an id, an alias, or the path of a profile as text.
+
+    Raises
+    ------
+    UnknownHardwareError
+        For a value of another type.
+    """
+    if isinstance(hardware, os.PathLike):
+        hardware = os.fspath(hardware)
+    if isinstance(hardware, str):
+        return hardware
+    raise UnknownHardwareError(
+        "hardware is named by its id or by the path of its profile", received=hardware,
+        allowed="text such as 'h100-sxm', or a path", next_step="`graphs hardware` lists all ids",
+    )  # fmt: skip
+
+
 def resolve(name: str) -> str:
     """Return the id that an id or alias means; anything else (a path, an unknown name) as it is."""
+    name = as_name(name)
     if name in assets.shipped_profiles():  # no file need be read for an id
         return name
     entries = catalogue()

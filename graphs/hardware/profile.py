@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from graphs.errors import DtypeError, ProfileError, SchemaVersionError, UnknownHardwareError, nearest
 from graphs.hardware import assets
-from graphs.hardware.catalogue import fold, resolve
+from graphs.hardware.catalogue import as_name, fold, resolve
+from graphs.hardware.profile_fields import Fields, positive
 from graphs.ops.dtypes import canonical
 
 #: Version of the profile files.  Raise it when a reader of the old version would misread a new file, keep reading
@@ -210,8 +211,7 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
 
     def figure(value: Any, where: str) -> Figure:
         ok = isinstance(value, Mapping) and {"value", "source"} <= set(value)
-        number = value["value"] if ok else None
-        if not isinstance(number, (int, float)) or not math.isfinite(number) or number <= 0 or not value["source"]:
+        if not ok or not positive(number := value["value"]) or not value["source"]:
             raise ProfileError(
                 f"{where} of profile '{origin}' is not usable",
                 received=value,
@@ -226,26 +226,27 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
             name=name,
             peaks={canonical(d): figure(v, f"{where}: peak {d}") for d, v in m["peak_flops_per_s"].items()},
             bandwidth=figure(m["bandwidth_bytes_per_s"], f"{where}: bandwidth"),
-            clock_hz=m.get("clock_hz"),
+            clock_hz=Fields(m, origin, f"{where}: ").number("clock_hz"),
             tdp_w=figure(m["tdp_w"], f"{where}: tdp_w") if "tdp_w" in m else None,
             note=str(m.get("note", "")),
         )
 
-    modes = raw.get("thermal_profiles", {})
+    fields = Fields(raw, origin)
     try:
+        modes = fields.object("thermal_profiles")
         peaks = {canonical(d): figure(v, f"peak_flops_per_s[{d}]") for d, v in raw["peak_flops_per_s"].items()}
-        measured = raw.get("measured", {})
+        measured = fields.object("measured")
         profile = HardwareProfile(
-            id=str(raw["id"]),
-            name=str(raw["name"]),
-            vendor=str(raw["vendor"]),
-            kind=str(raw["kind"]),
-            compute_units=int(raw["compute_units"]),
+            id=fields.text("id"),
+            name=fields.text("name"),
+            vendor=fields.text("vendor"),
+            kind=fields.text("kind"),
+            compute_units=fields.count("compute_units"),
             peaks=peaks,
             bandwidth=figure(raw["bandwidth_bytes_per_s"], "bandwidth_bytes_per_s"),
-            caches={str(k): float(v) for k, v in raw.get("cache_bytes", {}).items()},
-            memory_bytes=raw.get("memory_bytes"),
-            clock_hz=raw.get("clock_hz"),
+            caches=fields.numbers("cache_bytes"),
+            memory_bytes=fields.number("memory_bytes"),
+            clock_hz=fields.number("clock_hz"),
             measured_peaks={
                 canonical(d): figure(v, f"measured peak_flops_per_s[{d}]")
                 for d, v in measured.get("peak_flops_per_s", {}).items()
@@ -255,18 +256,18 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
                 if "bandwidth_bytes_per_s" in measured
                 else None
             ),
-            model=raw.get("model"),
-            data=raw.get("data"),
-            related=raw.get("related"),
-            calibration=dict(raw.get("calibration", {})),
-            sources={str(k): str(v) for k, v in raw.get("sources", {}).items()},
-            aliases=tuple(raw.get("aliases", ())),
-            notes=tuple(raw.get("notes", ())),
-            family=str(raw.get("family", raw["kind"])),
+            model=fields.optional_text("model"),
+            data=fields.optional_text("data"),
+            related=fields.optional_text("related"),
+            calibration=fields.object("calibration"),
+            sources={k: str(v) for k, v in fields.object("sources").items()},
+            aliases=fields.texts("aliases"),
+            notes=fields.texts("notes"),
+            family=fields.optional_text("family") or raw["kind"],
             tdp_w=figure(raw["tdp_w"], "tdp_w") if "tdp_w" in raw else None,
-            subgraph_model=raw.get("subgraph_model"),
-            thermal={str(name).lower(): mode(str(name).lower(), m) for name, m in modes.items()},
-            default_thermal_profile=str(raw.get("default_thermal_profile", "")).lower(),
+            subgraph_model=fields.optional_text("subgraph_model"),
+            thermal={name.lower(): mode(name.lower(), m) for name, m in modes.items()},
+            default_thermal_profile=(fields.optional_text("default_thermal_profile") or "").lower(),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, ProfileError):
@@ -282,11 +283,11 @@ def from_dict(raw: Mapping[str, Any], origin: str = "profile") -> HardwareProfil
             allowed=", ".join(profile.thermal),
             next_step="correct the profile",
         )
-    if profile.kind not in ("gpu", "cpu", "accelerator") or profile.compute_units < 1:
+    if profile.kind not in ("gpu", "cpu", "accelerator"):
         raise ProfileError(
-            f"profile '{origin}' has an unusable kind or compute_units",
-            received=(profile.kind, profile.compute_units),
-            allowed="kind gpu, cpu or accelerator; compute_units >= 1",
+            f"kind of profile '{origin}' is not usable",
+            received=profile.kind,
+            allowed="gpu, cpu or accelerator",
             next_step="correct the profile",
         )
     return profile
@@ -301,7 +302,10 @@ def read_profile(path: Path) -> HardwareProfile:
             f"profile file '{path}' cannot be read ({error})", next_step="check the path and that it is JSON"
         ) from error
     if not isinstance(raw, dict):
-        raise ProfileError(f"profile file '{path}' does not hold an object", received=type(raw).__name__)
+        raise ProfileError(
+            f"profile file '{path}' does not hold an object", received=type(raw).__name__, allowed="a JSON object",
+            next_step="compare it with a shipped file in profiles/",
+        )  # fmt: skip
     return from_dict(raw, origin=path.name)
 
 
@@ -315,7 +319,7 @@ def hardware_ids() -> list[str]:
     return sorted(p.stem for p in assets.profile_files())
 
 
-def load_profile(hardware: str) -> HardwareProfile:
+def load_profile(hardware: str | os.PathLike[str]) -> HardwareProfile:
     """Return the profile of a hardware id (or alias), or of a path to a profile file.
 
     Raises
@@ -323,6 +327,7 @@ def load_profile(hardware: str) -> HardwareProfile:
     UnknownHardwareError
         With the nearest ids.  Another device's numbers are never used instead.
     """
+    hardware = as_name(hardware)
     if (shipped := assets.shipped_profiles().get(hardware)) is not None:
         return _read_once(shipped, shipped.stat().st_mtime_ns)
     asked, files = hardware, {p.stem: p for p in (*assets.own_profile_files(), *assets.profile_files())}

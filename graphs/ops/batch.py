@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphs.errors import OperatorParameterError
+from graphs.errors import GraphsError, OperatorParameterError
 from graphs.ops.dtypes import ITEMSIZE, canonical
 from graphs.ops.spec import OperatorKind, get
 
@@ -81,6 +81,7 @@ def group_operators(
     Raises
     ------
     UnknownOperatorError, DtypeError, OperatorParameterError
+        Where there are several calls, with the row, counted from 0.
     """
     if not len(op) == len(dtype) == len(params):
         raise OperatorParameterError(
@@ -96,9 +97,14 @@ def group_operators(
         members.setdefault(str(name), []).append(i)
     groups = []
     for name, indices in members.items():
-        kind = get(name)
-        checked = [kind.validate(parse_params(params[i])) for i in indices]
-        dtypes = [canonical(dtype[i]) for i in indices]
+        checked, dtypes, i = [], [], indices[0]
+        try:
+            kind = get(name)
+            for i in indices:
+                checked.append(kind.validate(parse_params(params[i])))
+                dtypes.append(canonical(dtype[i]))
+        except GraphsError as error:
+            raise (error if len(op) == 1 else error.at(f"row {i} (counted from 0)")) from None
         groups.append(_group(kind, indices, dtypes, checked))
     return groups
 

@@ -7,6 +7,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 import types
 from collections.abc import Iterator
@@ -81,12 +82,20 @@ def fake_mode() -> Iterator[Any]:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
     if settings is not None:
         torch.__dict__["_dynamo"] = settings
+    # torch prints the traceback of every call that fails; who traces raises an error that says what failed.
+    log = logging.getLogger(FakeTensorMode.__module__)
+    log.addFilter(_not_of_a_failed_call)
     try:
         with mode:
             yield mode
     finally:
+        log.removeFilter(_not_of_a_failed_call)
         if settings is not None and torch.__dict__.get("_dynamo") is settings:
             del torch.__dict__["_dynamo"]
+
+
+def _not_of_a_failed_call(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("failed while attempting to run meta")
 
 
 @functools.cache

@@ -12,8 +12,9 @@ from typing import Any
 
 from graphs.errors import SchemaVersionError, TracingError
 from graphs.tracing.trace import Trace, TracedOperator, merge
+from graphs.tracing.trace_file import COLLECTION
 
-SCHEMA = "graphs.traces"
+SCHEMA = COLLECTION
 VERSION = 1
 
 #: Stands for the dtype of the trace where fp32 and bf16 run the same program.

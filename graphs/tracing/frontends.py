@@ -165,13 +165,14 @@ def _torchvision(name: str) -> Model:
         from torchvision import models
     except (ImportError, RuntimeError) as error:
         # RuntimeError: built for another torch.
-        from graphs.tracing import zoo
+        from graphs.tracing import library, zoo
 
         if name in zoo.MODELS:
             return Model(lambda: on_meta(zoo.MODELS[name]).eval(), images, name)
         raise MissingExtraError(
             "this model is built by torchvision, which is not usable here", received=f"{name} ({error})",
-            allowed=", ".join(zoo.MODELS) + " without it", next_step="pip install 'graphs[models]'",
+            allowed=f"without it {', '.join(zoo.MODELS)}, and forward passes of {library.some('torchvision', name)}",
+            next_step="name one of these, or pip install 'graphs[models]'",
         ) from error  # fmt: skip
     known = models.list_models(module=models)
     if name not in known:
@@ -240,6 +241,11 @@ def _module(path: str) -> Model:
     except (ImportError, AttributeError, ValueError) as error:
         raise TracingError("the factory of a model cannot be imported", received=path,
                            allowed="module:pkg.mod:callable", next_step=str(error)) from error  # fmt: skip
+    except Exception as error:
+        # A mistake in the module itself, such as one of syntax; the chained traceback shows where.
+        raise TracingError("the module of a factory fails when it is imported",
+                           received=f"{path}: {type(error).__name__}: {error}", allowed="a module that can be imported",
+                           next_step=f"correct it until 'python -c \"import {where}\"' works") from error  # fmt: skip
     made: list[Any] = []
 
     def parts() -> list[Any]:

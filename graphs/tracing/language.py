@@ -92,9 +92,12 @@ def build(name: str) -> Any:
         ready_torchvision()
         import transformers
     except ImportError as error:
+        from graphs.tracing import library
+
         raise MissingExtraError(
             "language models are built by transformers, which is not installed", received=name,
-            allowed="saved traces", next_step="pip install 'graphs[models]'",
+            allowed=f"without it saved traces, and forward passes of {library.some('hf', name)}",
+            next_step="name one of these, or pip install 'graphs[models]'",
         ) from error  # fmt: skip
     if name in MODELS:
         config_class, model_class, settings = MODELS[name]

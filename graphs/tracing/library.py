@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from graphs.errors import DtypeError, TracingError, nearest
 from graphs.tracing import family
 from graphs.tracing.trace import Trace
-from graphs.tracing.trace_file import DTYPES, parse_json, read_bytes
+from graphs.tracing.trace_file import DTYPES, model_argument, parse_json, read_bytes
 
 #: Names a folder with traces, where it is not the repository's own.
 ENVIRONMENT = "GRAPHS_TRACES"
+#: What a list of stored models begins with where none is like the name asked for.
+WELL_KNOWN = ("resnet50", "vit_b_16", "alexnet", "mobilenet_v2", "bert-base-s128", "gpt2-s128")
 
 
 class UnknownTraceError(TracingError, LookupError):
@@ -30,6 +33,27 @@ def names(folder: str | os.PathLike[str] | None = None) -> list[str]:
     """Return the models with stored traces; empty where the folder is missing."""
     where = Path(folder) if folder is not None else default_folder()
     return sorted(p.name.removesuffix(".json.gz") for p in where.glob("*.json.gz"))
+
+
+def some(kind: str, near: str, folder: str | os.PathLike[str] | None = None) -> str:
+    """Return in a few words the models of a kind (``"torchvision"``, ``"hf"``) with stored traces, the nearest first.
+
+    Parameters
+    ----------
+    kind : str
+    near : str
+        A name; those like it are named, or the first and how many others there are.
+    folder : path, optional
+        `default_folder` by default.
+    """
+    known = [n for n in names(folder) if model_argument(n).startswith(f"{kind}:")]
+    if not known:
+        return f"no model: {Path(folder) if folder is not None else default_folder()} holds no traces of such"
+    like = difflib.get_close_matches(near, known, n=3, cutoff=0.6)
+    shown = like + [n for n in (*(n for n in WELL_KNOWN if n in known), *known) if n not in like]
+    shown = list(dict.fromkeys(shown))[:6]
+    more = len(known) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def load_trace(name: str, batch: int, dtype: str, folder: str | os.PathLike[str] | None = None) -> Trace:

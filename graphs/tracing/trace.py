@@ -12,7 +12,7 @@ from typing import Any
 
 import graphs.ops as ops
 from graphs.errors import DtypeError, OperatorParameterError, SchemaVersionError, UnknownOperatorError
-from graphs.tracing.trace_file import check, damaged, parse_json, read_bytes
+from graphs.tracing.trace_file import check, check_schema, damaged, parse_json, read_bytes, write_bytes
 
 SCHEMA = "graphs.trace"
 #: 2: buffers, and training steps.
@@ -174,8 +174,7 @@ class Trace:
         SchemaVersionError
             If a newer version of this package wrote it.
         """
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise damaged(source, f"a JSON object with schema '{SCHEMA}'", type(data).__name__)
+        check_schema(data, source, SCHEMA)
         version = data.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise damaged(source, "a positive integer as version", "none" if version is None else version)
@@ -205,12 +204,10 @@ class Trace:
         return cls.from_dict(parse_json(text, source), source)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the trace to a ``.json`` or ``.json.gz`` file."""
-        path = Path(path)
+        """Write the trace to a ``.json`` or ``.json.gz`` file; raises `TracingError` where that is not possible."""
         data = self.to_json().encode()
         # mtime=0: the same trace gives the same bytes.
-        path.write_bytes(gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data)
-        return path
+        return write_bytes(path, gzip.compress(data, 9, mtime=0) if str(path).endswith(".gz") else data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Trace:

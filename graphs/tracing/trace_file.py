@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,8 @@ from graphs.errors import TracingError
 if TYPE_CHECKING:
     from graphs.tracing.trace import Trace, TracedOperator
 
+#: Schema of files that hold the traces of one model at every batch and dtype (see `graphs.tracing.family`).
+COLLECTION = "graphs.traces"
 #: exact: the kind was measured as this call; near: the same class of kernel; proxy: the same memory traffic as
 #: another kind; unmodelled: not priced.
 MATCHES = ("exact", "near", "proxy", "unmodelled")
@@ -30,8 +33,9 @@ _COUNTS = ("batch", "parameters", "parameter_bytes", "peak_activation_bytes", "d
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """Return what a ``.json`` or ``.json.gz`` file holds, or raise `TracingError`."""
+    path = as_path(path)
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             raw = (gzip.GzipFile(fileobj=file) if packed else file).read(MOST_BYTES + 1)
@@ -44,6 +48,51 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     if len(raw) > MOST_BYTES:
         raise damaged(str(path), f"at most {MOST_BYTES} bytes, unpacked", "more")
     return bytes(raw)
+
+
+def as_path(path: object) -> Path:
+    """Return a path, or raise `TracingError` for what names no file."""
+    if isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str):
+        return Path(path)
+    raise TracingError("a trace file is named by its path", received=path, allowed="a str or a pathlib.Path",
+                       next_step="give the path of a .json or .json.gz file")  # fmt: skip
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a file and return its path, or raise `TracingError`."""
+    path = as_path(path)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise TracingError(
+            f"a trace cannot be written ({error.strerror or error})", received=str(path),
+            allowed="a file that can be written, in a folder that exists", next_step="name another file",
+        ) from error  # fmt: skip
+    return path
+
+
+def model_argument(name: str) -> str:
+    """Return the argument that means a model with stored traces.
+
+    >>> model_argument("bert-base-s128"), model_argument("resnet50")
+    ('hf:bert-base-s128', 'torchvision:resnet50')
+    """
+    return f"hf:{name}" if re.search(r"-s\d+$", name) else f"torchvision:{name}"
+
+
+def check_schema(data: Any, source: str, schema: str) -> None:
+    """Raise `TracingError` for data of another schema than that of one trace."""
+    if isinstance(data, dict) and data.get("schema") == schema:
+        return
+    if isinstance(data, dict) and data.get("schema") == COLLECTION:
+        name = str(data.get("name") or Path(source).name.split(".json")[0])
+        raise TracingError(
+            f"{source} is a collection of traces: those of one model at several batches and dtypes",
+            received=f"schema {COLLECTION}", allowed=f"one trace (schema {schema}), or the name of a model",
+            next_step=f"name the model instead, {model_argument(name)}, which reads the stored trace",
+        )  # fmt: skip
+    found = f"an object with schema {data.get('schema')!r}" if isinstance(data, dict) else type(data).__name__
+    raise damaged(source, f"a JSON object with schema '{schema}'", found)
 
 
 def parse_json(text: str | bytes, source: str) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from graphs.cli.main import cli
+from graphs.tracing import library
 from graphs.tracing.trace import Trace, TracedOperator
 
 
@@ -30,6 +31,10 @@ def test_commands_are_found_through_the_entry_points() -> None:
     assert {"estimate", "hardware", "train", "validate"} <= set(out.output.split())
 
 
+def test_help_names_the_forms_that_are_taken() -> None:
+    assert "module:pkg.mod:callable" in run("estimate", "--help").output
+
+
 def test_hardware_lists_peaks_and_says_where_nothing_was_measured() -> None:
     listed = {d["id"]: d for d in json.loads(run("hardware", "--json").output)}
     assert listed["i7-12700k"]["calibration"] == "4 measured points, subgraph model"
@@ -43,7 +48,7 @@ def test_estimate_of_a_saved_trace_prints_total_sources_and_reasons(trace_file) 
     assert out.exit_code == 0, out.output
     assert "toy, batch 1, fp32, device time on i7-12700k" in out.output
     assert "default: matmul: flops 2e+15 is" in out.output  # which quantity was out, and by how much
-    assert "(90 %: " in out.output  # how far off the default is on this machine was measured
+    assert "(no interval: the default answered 100 % of the time)" in out.output
 
 
 def test_estimate_as_json_has_every_operator(trace_file) -> None:
@@ -70,12 +75,14 @@ def test_calibration_none_answers_with_the_default(trace_file) -> None:
             ["estimate", "TRACE", "--hardware", "i7-12700k", "--calibration", "absent.json"],
             "no calibration of this name",
         ),
+        (["estimate", "COLLECTION", "--hardware", "h100-sxm"], "name the model instead, hf:bert-base-s128"),
         (["train", "--hardware", "tpu-v9"], "unknown hardware"),
         (["train", "--hardware", "h100-sxm", "--data", "nowhere"], "training.dataset.importer"),
     ],
 )
 def test_mistakes_get_one_line_that_says_what_to_do(args, words, trace_file) -> None:
-    out = run(*[trace_file if a == "TRACE" else a for a in args])
+    paths = {"TRACE": trace_file, "COLLECTION": str(library.default_folder() / "bert-base-s128.json.gz")}
+    out = run(*[paths.get(a, a) for a in args])
     assert out.exit_code == 2
     assert out.stderr.startswith("Error: ")
     assert words in out.stderr

@@ -14,7 +14,13 @@ import pytest
 
 import graphs
 from graphs import ops
-from graphs.errors import OperatorParameterError, ProfileError, UnknownHardwareError, UnknownOperatorError
+from graphs.errors import (
+    ModelFileError,
+    OperatorParameterError,
+    ProfileError,
+    UnknownHardwareError,
+    UnknownOperatorError,
+)
 from graphs.hardware import assets
 from graphs.hardware.calibration import (
     CalibrationMetadata,
@@ -254,3 +260,22 @@ def test_one_point_or_falling_points_give_a_constant(efficiency: dict[int, float
     curve = SaturatingCurve.fit(_points(efficiency))
     assert curve.half_size == 0.0
     assert min(efficiency.values()) <= curve.ceiling <= max(efficiency.values())
+
+
+def test_a_pointer_to_a_model_that_is_not_there_is_an_error_not_the_default(tmp_path: Path) -> None:
+    raw = json.loads(Path(assets.find_asset("profiles/xeon-16c.json") or "").read_text())
+    (tmp_path / "own.json").write_text(json.dumps(raw | {"model": "models/gone"}))
+    with pytest.raises(ModelFileError, match=r"points to a fitted model that is not there; received 'models/gone'"):
+        load_calibration(tmp_path / "own.json")
+
+
+def test_subgraphs_do_not_answer_faster_than_the_machine_can() -> None:
+    def relu(numel: int) -> Any:
+        return graphs.estimate_operator("relu", {"numel": numel}, "fp32", hardware="ryzen-9-8945hs")
+
+    # what fits the cache may beat the memory, what does not may not
+    assert relu(2**17).source == "model"
+    large = relu(2**22)
+    assert large.source == "default"
+    assert "faster than the roofline" in large.reason
+    assert large.efficiency == pytest.approx(1.0)

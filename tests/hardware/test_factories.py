@@ -194,3 +194,21 @@ def test_a_measured_bandwidth_answers_memory_bound_calls_and_nothing_else() -> N
     assert (e.source[0], e.latency_s[0]) == ("calibrated_roofline", pytest.approx(2 * 4 * 2**24 / 50.4e9))
     e = one(mapper, "matmul", "fp32", m=4096, n=4096, k=4096)
     assert (e.source[0], e.compute_efficiency[0]) == ("default", pytest.approx(0.20))
+
+
+@pytest.mark.parametrize("name", [None, 5, ["h100-sxm"]])
+def test_names_of_another_type_are_typed_errors(name: Any) -> None:
+    for call in (registry.create_mapper, registry.get_mapper_by_name, registry.get_mapper_info):
+        with pytest.raises(UnknownHardwareError, match="named by its id"):
+            call(name)
+    with pytest.raises(ProfileError, match=r"received.*NVIDIA"):
+        registry.list_mappers_by_vendor(name)
+    with pytest.raises(ProfileError, match="unknown family"):
+        registry.list_mappers_by_category(name)
+
+
+def test_a_power_limit_is_a_number() -> None:
+    with pytest.raises(ProfileError, match="min_tdp_w is no power limit; received None"):
+        registry.list_mappers_by_tdp_range(None, 75)  # type: ignore[arg-type]
+    with pytest.raises(ProfileError, match="max_tdp_w"):
+        registry.list_mappers_by_tdp_range(0, "75")  # type: ignore[arg-type]

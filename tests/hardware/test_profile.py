@@ -155,3 +155,50 @@ def test_every_figure_of_a_shipped_profile_has_a_source(hardware: str, root) -> 
         assert raw["sources"].get(name, "x").strip()
     for figure in (*raw["peak_flops_per_s"].values(), raw["bandwidth_bytes_per_s"]):
         assert figure["source"].strip()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("model", [5, "", {}]), ("subgraph_model", [5]), ("related", [True]), ("data", [[]]), ("id", [5, None]),
+        ("memory_bytes", ["x", -5, 0, True, math.nan, 10**400]), ("clock_hz", [{}, -1.0, math.inf]),
+        ("compute_units", [1.5, True, 0, -4, "10", None]), ("family", [5]), ("default_thermal_profile", [15]),
+        ("cache_bytes", [5, {"l2": -1.0}, {"l2": "1 MB"}, {"l2": None}, []]), ("sources", ["x"]),
+        ("calibration", [[]]), ("aliases", ["toy", [5]]), ("notes", ["x"]), ("measured", [5]),
+        ("thermal_profiles", [[]]), ("kind", ["toaster", 3]),
+    ],
+)  # fmt: skip
+def test_unusable_fields_are_named_with_their_value(field: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(ProfileError, match=field) as caught:
+            from_dict(raw_profile(**{field: value}), "toy.json")
+        assert "toy.json" in str(caught.value)
+        assert "received" in str(caught.value)
+        assert caught.value.allowed
+        assert caught.value.next_step
+
+
+def test_fields_of_a_thermal_profile_are_checked_too() -> None:
+    figure = {"value": 1e12, "source": "x"}
+    slow = {"peak_flops_per_s": {"fp32": figure}, "bandwidth_bytes_per_s": figure, "clock_hz": "fast"}
+    with pytest.raises(ProfileError, match=r"thermal profile '15w': clock_hz.*received 'fast'"):
+        from_dict(raw_profile(thermal_profiles={"15W": slow}, default_thermal_profile="15w"))
+
+
+def test_a_flag_is_no_figure() -> None:
+    with pytest.raises(ProfileError, match="bandwidth_bytes_per_s"):
+        from_dict(raw_profile(bandwidth_bytes_per_s={"value": True, "source": "x"}))
+
+
+@pytest.mark.parametrize("name", [None, 5, b"h100-sxm", ["h100-sxm"], {}])
+def test_hardware_named_by_another_type(name: Any) -> None:
+    with pytest.raises(UnknownHardwareError, match="named by its id") as caught:
+        load_profile(name)
+    assert f"received {name!r}" in str(caught.value)
+
+
+def test_a_path_object_names_hardware_as_its_text_does(toy_tree: Path) -> None:
+    assert load_profile(toy_tree / "profiles" / "toy-gpu.json").id == "toy-gpu"
+    assert load_profile(Path("h100-sxm")).id == "h100-sxm"
+    with pytest.raises(UnknownHardwareError, match="h100-sxm"):
+        load_profile(Path("h300-sxm"))

@@ -184,3 +184,21 @@ def test_columns_of_different_length() -> None:
 def test_unknown_dtype(dtype: Any) -> None:
     with pytest.raises(DtypeError, match="unknown dtype"):
         ops.group_operators(["relu"], [dtype], [{"numel": 8}])
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        (("matmull", "fp16", {"numel": 8}), UnknownOperatorError),
+        (("relu", "bf17", {"numel": 8}), DtypeError),
+        (("relu", "fp16", {"numel": -1}), OperatorParameterError),
+        (("relu", "fp16", "{"), OperatorParameterError),
+    ],
+)
+def test_an_error_of_a_table_names_the_row(row: tuple[Any, ...], error: type[Exception]) -> None:
+    rows = [("relu", "fp16", {"numel": 8}), ("matmul", "fp16", {"m": 8, "n": 8, "k": 8}), row]
+    with pytest.raises(error, match=r"^row 2 \(counted from 0\): "):
+        ops.group_operators(*zip(*rows, strict=True))
+    with pytest.raises(error) as alone:
+        ops.group_operators(*zip(row, strict=True))
+    assert not str(alone.value).startswith("row")

@@ -218,3 +218,20 @@ def test_configurations_say_what_their_model_takes(
     model = load_model(f"hf:{path}")
     assert {k: tuple(v.shape) for k, v in model.make_inputs(2).items()} == shapes
     assert len(trace_model(f"hf:{path}", 2, "bf16")) > 10
+
+
+@pytest.mark.parametrize(("body", "words"), [("def f(:", "SyntaxError"), ("f = 1 / 0", "ZeroDivisionError")])
+def test_a_module_that_fails_at_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str) -> None:
+    (tmp_path / f"broken_{words.lower()}.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(TracingError, match=f"when it is imported.*broken_.*{words}"):
+        load_model(f"module:broken_{words.lower()}:f")
+
+
+def test_without_its_library_an_unknown_model_gets_those_that_work(without) -> None:
+    without("torchvision", "transformers")
+    for spec, words in (("torchvision:nope", "resnet18, resnet50, and .*alexnet.* more"),
+                        ("torchvision:alexnett", "forward passes of alexnet, "),
+                        ("hf:nope", "forward passes of bert-base-s128, ")):  # fmt: skip
+        with pytest.raises(MissingExtraError, match=words):
+            trace_model(spec, 1)

@@ -274,3 +274,40 @@ def test_bytes_count_a_repeated_dimension_once() -> None:
 def test_runs_merge_only_where_all_operands_allow() -> None:
     assert coalesce((2, 1, 3, 4), [(12, 12, 4, 1)])[0] == (24,)
     assert coalesce((2, 3, 4), [(12, 4, 1), (24, 4, 1)])[0] == (2, 12)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"t.json", ["t.json"]])
+def test_a_file_named_by_another_type_is_a_typed_error(path: object) -> None:
+    for call in (Trace.load, example().save):
+        with pytest.raises(TracingError, match="named by its path") as caught:
+            call(path)  # type: ignore[arg-type]
+        assert f"received {path!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["absent/t.json", "file/t.json.gz", "."])
+def test_a_trace_is_saved_only_where_that_is_possible(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TracingError, match="cannot be written") as caught:
+        example().save(tmp_path / place)
+    assert str(tmp_path / place) in str(caught.value)
+
+
+def test_a_collection_of_traces_names_the_model_that_reads_it(tmp_path: Path) -> None:
+    from graphs.tracing import library
+
+    path = library.default_folder() / "bert-base-s128.json.gz"
+    with pytest.raises(TracingError, match=r"collection of traces.*hf:bert-base-s128"):
+        Trace.load(path)
+    with pytest.raises(TracingError, match=r"collection of traces.*torchvision:resnet50"):
+        Trace.from_dict({"schema": family.SCHEMA, "name": "resnet50"})
+    with pytest.raises(TracingError, match="an object with schema 'other'"):
+        Trace.from_dict({"schema": "other"})
+
+
+def test_every_stored_model_is_found_by_the_argument_that_is_named() -> None:
+    from graphs.tracing import library
+    from graphs.tracing.frontends import trace_model
+    from graphs.tracing.trace_file import model_argument
+
+    for name in library.names():
+        assert trace_model(model_argument(name), 1).name == name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -10,7 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from tracing_modules import Decoder, Residual, calls, meta, names, of  # noqa: E402
 
-from graphs.errors import DtypeError  # noqa: E402
+from graphs.errors import DtypeError, TracingError  # noqa: E402
 from graphs.tracing import trace  # noqa: E402
 
 
@@ -285,3 +287,23 @@ def test_padded_encoder_is_traced_without_packing() -> None:
     t = trace(encoder, {"src": meta(2, 10, 64), "src_key_padding_mask": mask})
     assert names(t).count("softmax") == 2
     assert any("padding" in note for note in t.notes)
+
+
+def test_a_call_that_fails_prints_no_traceback_of_its_own() -> None:
+    printed: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            printed.append(record)
+
+    log, keep = logging.getLogger("torch._subclasses.fake_tensor"), Keep()
+    log.addHandler(keep)
+    try:
+        with pytest.raises(TracingError, match="Linear failed on these inputs"):
+            trace(torch.nn.Linear(8, 4), torch.empty(2, 9, device="meta"))
+        assert not printed
+        log.error("of another kind")
+        assert [r.getMessage() for r in printed] == ["of another kind"]
+    finally:
+        log.removeHandler(keep)
+    assert not log.filters

@@ -9,7 +9,7 @@ import pytest
 from graphs import ops
 from graphs.hardware.calibration.features import Machine
 from graphs.hardware.profile import load_profile
-from training.dataset.splits import assign_splits
+from training.dataset.splits import assign_splits, identities
 from training.fewshot import Prior, base_log_s, known_of, learning_curve, prior_of, shared_features, virtual_table
 from training.fit.prepare import machine_of
 from training.fit.residual import fit_residual
@@ -75,7 +75,7 @@ def test_held_out_configurations_get_the_twins_word_and_training_ones_the_measur
     train = xeon.frame[xeon.frame["split"] == "train"].head(40).reset_index(drop=True)
     said = prior_of(xeon, held_out).there_s
     measured = held_out["median_us"].to_numpy() * 1e-6
-    assert said == pytest.approx([xeon.twin_s[k] for k in holdout.keys_of(held_out)])
+    assert said == pytest.approx([xeon.twin_s[k] for k in identities(held_out)])
     assert (np.abs(said / measured - 1) > 1e-3).mean() > 0.9  # predictions, not a look-up
     assert prior_of(xeon, train).there_s == pytest.approx(train["median_us"].to_numpy() * 1e-6)
 

@@ -125,3 +125,18 @@ def test_meaningless_options_are_refused_before_anything_is_measured(quick, tmp_
     assert said in out.output + str(out.exception)
     assert out.exit_code != 0
     assert not (tmp_path / "box" / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/box"])
+def test_a_folder_that_cannot_be_written_is_a_typed_error(quick, tmp_path, place) -> None:
+    (tmp_path / "file").write_text("x")
+    out = run("--hardware", "toy-box", "--device", "cpu", "--out", str(tmp_path / place), "--rows", "3")
+    assert isinstance(out.exception, session.RunFolderError)
+    assert f"received '{tmp_path / place}'" in str(out.exception)
+    assert "--out" in str(out.exception)
+
+
+def test_a_seed_is_not_negative(tmp_path) -> None:
+    out = run("--hardware", "toy-box", "--device", "cpu", "--out", str(tmp_path / "box"), "--seed", "-1")
+    assert out.exit_code == 2
+    assert "'--seed': -1 is not in the range" in out.output

@@ -10,7 +10,7 @@ import pytest
 
 from graphs.errors import DataError, SchemaVersionError
 from training.dataset.schema import check_models, check_ops
-from training.dataset.store import read_manifest, read_ops, read_table, write_dataset
+from training.dataset.store import file_hash, read_manifest, read_ops, read_table, write_dataset
 
 GOOD = {
     "op": "matmul",
@@ -117,3 +117,12 @@ def test_committed_data_pass_their_own_checks(root) -> None:
         table = read_ops(folder.parent / "ops.parquet")
         assert not table.rejected
         assert len(table.frame) == manifest["files"]["ops.parquet"]["rows"]
+
+
+def test_files_that_cannot_be_read_are_typed_errors(tmp_path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        file_hash(tmp_path)
+    for text in ("[]", '{"files": []}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(DataError, match="no manifest"):
+            read_manifest(tmp_path)

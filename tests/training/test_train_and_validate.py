@@ -133,3 +133,48 @@ def test_loaded_model_predicts_as_the_fitted_one(trained) -> None:
     for name, family in a.families.items():
         x = np.random.default_rng(0).normal(size=(20, len(family.feature_names)))
         np.testing.assert_array_equal(family.log_ratio(x)[0], b.families[name].log_ratio(x)[0])
+
+
+def fails(*args: object) -> str:
+    """Run a command that must end with exit code 2 and a line that says why."""
+    out = CliRunner().invoke(cli, [str(a) for a in args], prog_name="graphs")
+    assert out.exit_code == 2, out.output
+    assert "Traceback" not in out.output
+    return out.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--markdown", "--html"])
+def test_reports_that_cannot_be_written(trained, tmp_path, option) -> None:
+    folder, _ = trained
+    (tmp_path / "file").write_text("x")
+    args = ("validate", "--hardware", "h100-sxm", "--data", folder / "data", "--calibration", folder / "model")
+    for place in (tmp_path, tmp_path / "file" / "report"):
+        said = fails(*args, option, place)
+        assert "the report cannot be written (" in said
+        assert f"received '{place}'" in said
+
+
+def test_damaged_predictions_and_tables_are_typed_errors(trained, tmp_path) -> None:
+    folder, _ = trained
+    shutil.copytree(folder / "model", tmp_path / "model")
+    shutil.copytree(folder / "data", tmp_path / "data")
+    args = ("validate", "--hardware", "h100-sxm", "--data", tmp_path / "data", "--calibration", tmp_path / "model")
+    whole = (tmp_path / "model" / "held_out.parquet").read_bytes()
+    for damaged in (b"no parquet", whole[: len(whole) // 2], (folder / "data" / "ops.parquet").read_bytes()):
+        (tmp_path / "model" / "held_out.parquet").write_bytes(damaged)
+        said = fails(*args)
+        assert "held_out.parquet' cannot be read" in said
+        assert "graphs train" in said
+    (tmp_path / "data" / "ops.parquet").write_bytes(b"no parquet")
+    assert "ops.parquet" in fails(*args)
+
+
+def test_hardware_fitted_to_public_measurements_names_their_page() -> None:
+    said = fails("validate", "--hardware", "t4+torch2.1")
+    assert "public measurements of NeuSight" in said
+    assert "docs/validation/neusight.md" in said
+    assert "--ops FILE" in said
+
+
+def test_a_seed_of_training_is_not_negative() -> None:
+    assert "'--seed': -1 is not in the range" in fails("train", "--hardware", "h100-sxm", "--seed", "-1")

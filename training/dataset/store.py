@@ -49,8 +49,20 @@ def read_models(path: Path) -> Table:
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file as hex."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """Return the SHA-256 of a file as hex.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read.
+    """
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read ({error.strerror or error})", received=str(path), allowed="a readable file",
+            next_step="check the path and the rights to it",
+        ) from error  # fmt: skip
 
 
 def write_dataset(
@@ -89,6 +101,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"manifest '{path}' cannot be read ({error})",
             next_step="import the tables with `python -m training.dataset.importer`",
         ) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files", {}), dict):
+        raise DataError(
+            f"'{path}' is no manifest of measured tables", received=type(manifest).__name__,
+            allowed="a JSON object with an object 'files'", next_step="restore it, or import the tables again",
+        )  # fmt: skip
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise SchemaVersionError(
             f"manifest '{path}' has another schema version",
@@ -96,8 +113,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             allowed=SCHEMA_VERSION,
             next_step="upgrade graphs, or import the tables again",
         )
-    for name, described in manifest["files"].items():
-        if not (path.parent / name).is_file() or file_hash(path.parent / name) != described["sha256"]:
+    for name, described in manifest.get("files", {}).items():
+        known = described.get("sha256") if isinstance(described, dict) else None
+        if not (path.parent / name).is_file() or file_hash(path.parent / name) != known:
             raise DataError(
                 f"'{path.parent / name}' is missing or is not the file that its manifest describes",
                 next_step="restore it, or import the tables again",

@@ -72,7 +72,7 @@ def data_folder(source: Source, data: Path | None = None) -> Path:
     if not found:
         raise DataError(
             f"the measurements of {source.title} were not found",
-            received=None if named is None else named.name,
+            received="no folder" if named is None else named.name,
             allowed=f"a folder that holds '{source.name}/' or 'external/{source.name}/'",
             next_step=f"name it with --data or in {VARIABLE}",
         )

@@ -63,7 +63,7 @@ def _device(ctx: click.Context, parameter: click.Parameter, value: str | None) -
     callback=_device,
     help="which device  [default: the GPU if there is one]",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--note", default="", help="a sentence for the manifest: under which conditions")
 @click.option("--check", is_flag=True, help="time 20 operators in under a minute: does the fitted model hold here?")
 @click.option("--calibration", help="--check: profile or fitted model to check instead of the shipped one")

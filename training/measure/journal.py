@@ -148,10 +148,19 @@ def only_writer(folder: Path) -> Iterator[None]:
     ------
     BusyFolderError
         If another process holds it.
+    RunFolderError
+        If it is no folder that can be written into.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise RunFolderError(
+            f"the folder of a run cannot be written ({error.strerror or error})", received=str(folder),
+            allowed="a folder, new or there, that can be written into", next_step="name another folder with --out",
+        ) from error  # fmt: skip
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -28,6 +28,9 @@ from training.validate.models import score_models
 from training.validate.sources import WHAT_TWIN, data_folder, models_frame
 from training.validate.summary import empty_summary, summarise
 
+#: The source tree, where the pages about the models of public measurements lie.
+DOCS = Path(__file__).resolve().parents[2]
+
 
 def build_summary(
     hardware: str, ops_file: Path | None = None, models_file: Path | None = None, calibration: str | None = None,
@@ -152,10 +155,7 @@ def _ops_summary(
             click.echo(note, err=True)
     if ops_file is None:
         if frame is None or calibration.model is None:
-            raise ModelFileError(
-                f"'{profile.id}' has no fitted model with held-out rows",
-                next_step="give measured rows with --ops FILE",
-            )
+            raise _nothing_held_out(profile, calibration)
         rows = holdout.read(_model_folder(profile, named), frame)
         return summarise(rows, frame[frame["split"] == "train"], profile, WHAT_TWIN, provenance)
     table = read_ops(ops_file)
@@ -181,6 +181,25 @@ def _ops_summary(
         what += "the rows of its fit are not at hand, so it may have seen some of them."
     known = frame if frame is not None else rows.iloc[:0]
     return summarise(holdout.predict(rows, calibration), known, profile, what, provenance)
+
+
+def _nothing_held_out(profile: HardwareProfile, calibration: HardwareCalibration) -> ModelFileError:
+    """Return the error of hardware without own held-out rows; it names the page of a model of public measurements."""
+    header = calibration.model.header if calibration.model is not None else {}
+    source = header.get("provenance", {}).get("source")
+    if not source:
+        return ModelFileError(
+            f"'{profile.id}' has no fitted model with held-out rows", allowed="hardware with measured tables, or --ops",
+            next_step="give measured rows with --ops FILE",
+        )  # fmt: skip
+    page = f"docs/validation/{source.lower()}.md"
+    where = page if (DOCS / page).is_file() else "docs/validation"
+    return ModelFileError(
+        f"the model of '{profile.id}' was fitted to the public measurements of {source}, which are not in this"
+        " repository, so there are no held-out rows to score",
+        allowed="rows of your own, with --ops FILE",
+        next_step=f"its accuracy on rows left out of the fit is in {where} of the source tree",
+    )
 
 
 def _is_of(manifest: dict[str, Any], provenance: dict[str, Any]) -> bool:

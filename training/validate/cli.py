@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from graphs.errors import DataError
 from training.validate import compare_render
 from training.validate.build import build_summary, load_summary, to_json
 from training.validate.compare import compare as compare_summaries
@@ -94,5 +95,11 @@ def _command(ctx: click.Context) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"the report cannot be written ({error.strerror or error})", received=str(path),
+            allowed="a file that can be written", next_step="name another file",
+        ) from error  # fmt: skip

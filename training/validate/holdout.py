@@ -69,7 +69,7 @@ def read(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ModelFileError
-        If the predictions are missing or are not those of these rows.
+        If the predictions are missing, cannot be read, or are not those of these rows.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -77,7 +77,15 @@ def read(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
             f"'{folder}' has no held-out predictions ({FILE})",
             next_step="fit the model again with `graphs train`, or give rows with --ops",
         )
-    stored = pd.read_parquet(path)
+    columns = ("predicted_s", "low_s", "high_s", "extrapolated_s", "source", "reason")
+    try:
+        stored = pd.read_parquet(path, columns=["key", "dtype", *columns])
+    except Exception as error:  # pandas and pyarrow raise many kinds; all mean that the file is not readable
+        raise ModelFileError(
+            f"the held-out predictions '{path}' cannot be read ({error})",
+            allowed="the parquet file that `graphs train` writes",
+            next_step="fit the model again with `graphs train`, or give rows with --ops",
+        ) from error
     held_out = frame[frame["split"] != "train"].reset_index(drop=True)
     if keys_of(held_out) != stored["key"].tolist() or held_out["dtype"].tolist() != stored["dtype"].tolist():
         raise ModelFileError(
@@ -86,5 +94,4 @@ def read(folder: Path, frame: pd.DataFrame) -> pd.DataFrame:
             allowed=f"{len(held_out)} held-out rows",
             next_step="fit the model again with `graphs train`",
         )
-    columns = ("predicted_s", "low_s", "high_s", "extrapolated_s", "source", "reason")
     return held_out.assign(**{c: stored[c].to_numpy() for c in columns})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphs import ops
 from graphs.errors import ModelFileError, UnknownHardwareError
@@ -119,8 +120,29 @@ class HardwareCalibration:
         if self.subgraphs is not None:
             kind = group.kind.name
             measured = any(k in (kind, _PROXIES.get(kind)) for k, _ in self.curves)
+            before = out.source.copy()
             fill(self.subgraphs, group, out, thermal, extrapolate, measured)
+            self._refuse_impossible(group, out, (out.source == "model") & (before != "model"))
         return out
+
+    def _refuse_impossible(self, group: OperatorGroup, out: Answer, some: NDArray[np.bool_]) -> None:
+        """Take back answers whose whole interval is faster than the machine can be.
+
+        Subgraphs of this kind and size were not measured: the nearest ones did other work.  What fits the cache may
+        beat the memory's bandwidth; what is beyond it, and the arithmetic's peak, nothing can.
+        """
+        if not some.any():
+            return
+        cache = self.profile.last_level_cache_bytes
+        beyond = np.maximum(group.bytes - cache, 0.0) if cache > 0 else np.zeros(len(group))
+        floor_s = beyond / self.profile.bandwidth_bytes_per_s
+        if group.flops.any():
+            floor_s = np.maximum(floor_s, group.flops / self.profile.peak_array(group.dtype))
+        impossible = some & (out.high_s < floor_s)
+        out.reason[impossible] = "the model of subgraphs would answer faster than the roofline"
+        out.source[impossible] = ""
+        for column in (out.latency_s, out.low_s, out.high_s):
+            column[impossible] = np.nan
 
     def _answer_from_points(self, group: OperatorGroup, extrapolate: bool) -> Answer:
         name = group.kind.name
@@ -214,6 +236,13 @@ def _of_model(folder: Path) -> HardwareCalibration:
 
 def _of_profile(profile: HardwareProfile, origin: Path | None) -> HardwareCalibration:
     folder = _folder(profile.model, HEADER, origin)
+    if folder is None and profile.model is not None and not profile.calibration:
+        # measured points may serve until a model is fitted; answering by the default would hide that one is missing
+        raise ModelFileError(
+            f"the profile of '{profile.id}' points to a fitted model that is not there", received=profile.model,
+            allowed=f"a folder with {HEADER}, beside the profile's folder or shipped",
+            next_step="fit it with `graphs train --out`, or take the pointer out of the profile",
+        )  # fmt: skip
     model = None if folder is None else _load_cached(folder, (folder / HEADER).stat().st_mtime_ns)
     return build_calibration(profile, model, origin)
 

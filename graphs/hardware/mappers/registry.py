@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+import os
 from pathlib import Path
 from typing import Any
 
 from graphs.errors import ProfileError
 from graphs.hardware.calibration.calibration import HardwareCalibration, load_calibration
-from graphs.hardware.catalogue import FAMILIES, catalogue, resolve
+from graphs.hardware.catalogue import FAMILIES, as_name, catalogue, resolve
 from graphs.hardware.detect import this_hardware
 from graphs.hardware.mappers.accelerators import classes
 from graphs.hardware.mappers.base import CPUMapper, GPUMapper, HardwareMapper, Policy
 from graphs.hardware.profile import load_profile
+
+#: Any real number, numpy's too; typed so because `numbers.Real` has no arithmetic for type checkers.
+_REAL: Any = numbers.Real
 
 _MAPPERS: dict[str, type[HardwareMapper]] = {
     "cpu": CPUMapper, "gpu": GPUMapper, "tpu": classes.TPUMapper, "kpu": classes.KPUMapper,
@@ -21,7 +27,7 @@ _MAPPERS: dict[str, type[HardwareMapper]] = {
 
 
 def create_mapper(
-    hardware: str,
+    hardware: str | os.PathLike[str],
     *,
     calibration: HardwareCalibration | str | Path | bool | None = None,
     thermal_profile: str | None = None,
@@ -31,7 +37,7 @@ def create_mapper(
 
     Parameters
     ----------
-    hardware : str
+    hardware : str or path
         Id, alias, or path of a profile; ``ID@PROFILE`` names a thermal profile; ``auto`` is this machine.
     calibration : optional
         None for the shipped one, False for none (the 20 % default answers), a path (profile or fitted model), or a
@@ -43,6 +49,7 @@ def create_mapper(
     ------
     UnknownHardwareError, ProfileError, ModelFileError, SchemaVersionError
     """
+    hardware = as_name(hardware)
     if "@" in hardware:
         hardware, named = hardware.split("@", 1)
         if thermal_profile not in (None, named):
@@ -110,7 +117,7 @@ def list_mappers_by_category(category: str) -> list[str]:
     ProfileError
         For a family that does not exist.
     """
-    if category not in {*FAMILIES, "accelerator"}:
+    if category not in [*FAMILIES, "accelerator"]:
         raise ProfileError(
             "unknown family of hardware",
             received=category,
@@ -121,12 +128,35 @@ def list_mappers_by_category(category: str) -> list[str]:
 
 
 def list_mappers_by_vendor(vendor: str) -> list[str]:
-    """Return the ids whose vendor's name contains `vendor`, whatever the case."""
+    """Return the ids whose vendor's name contains `vendor`, whatever the case.
+
+    Raises
+    ------
+    ProfileError
+        For a value that is no text.
+    """
+    if not isinstance(vendor, str):
+        raise ProfileError(
+            "a vendor is named by text",
+            received=vendor,
+            allowed="a name or a part of it: " + ", ".join(sorted({e.vendor for e in catalogue().values()})),
+            next_step="name one of these",
+        )
     return [e.id for e in catalogue().values() if vendor.lower() in e.vendor.lower()]
 
 
 def list_mappers_by_tdp_range(min_tdp_w: float, max_tdp_w: float) -> list[str]:
-    """Return the ids with a power limit within [min_tdp_w, max_tdp_w]; hardware without a known one is left out."""
+    """Return the ids with a power limit within [min_tdp_w, max_tdp_w]; hardware without a known one is left out.
+
+    Raises
+    ------
+    ProfileError
+        For limits that are no numbers.
+    """
+    for name, limit in (("min_tdp_w", min_tdp_w), ("max_tdp_w", max_tdp_w)):
+        if not isinstance(limit, _REAL) or math.isnan(limit):
+            raise ProfileError(f"{name} is no power limit", received=limit, allowed="a number of watts",
+                               next_step="give both limits, such as 0 and 75")  # fmt: skip
     found = []
     for name in catalogue():
         tdp = load_profile(name).tdp_w
