@@ -285,8 +285,14 @@ def test_folder_of_a_model_finds_its_profile(tmp_path: Path) -> None:
 
 
 def test_profile_without_a_model_still_gives_its_bandwidth(toy_tree: Path) -> None:
+    path = toy_tree / "profiles" / "toy-gpu.json"
     shutil.rmtree(toy_tree / "models")
-    calibration = load_calibration(toy_tree / "profiles" / "toy-gpu.json")
+    with pytest.raises(ModelFileError, match="points to a fitted model that is not there"):
+        load_calibration(path)
+    raw = json.loads(path.read_text())
+    del raw["model"]
+    path.write_text(json.dumps(raw))
+    calibration = load_calibration(path)
     assert calibration.model is None
     assert calibration.bandwidth_efficiency == pytest.approx(0.8)
     assert calibration.get_efficiency("matmul", matrix_size=512) == 0.20
