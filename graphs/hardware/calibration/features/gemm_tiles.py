@@ -30,6 +30,10 @@ MEMORY_SHARE = 0.9
 PARTIAL_BYTES = 8.0
 
 
+#: Rows that times are computed of at once.
+PIECE = 512
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """Kernels of one kind, as a library has them for some dtypes and alignments.
@@ -127,7 +131,10 @@ def estimate(
     out = np.empty((3, len(group)))
     for kernels, mine in parts:
         if mine.any():
-            out[:, mine] = times(kernels, columns[:, mine], machine)
+            some = columns[:, mine]
+            # in pieces whose intermediate results, one a tile, stay in cache
+            pieces = [some[:, i : i + PIECE] for i in range(0, some.shape[1], PIECE)]
+            out[:, mine] = np.concatenate([times(kernels, piece, machine) for piece in pieces], axis=1)
     return Estimate(*out)
 
 
@@ -159,15 +166,14 @@ def _parted(kernels: Kernels, columns: Array, parts: int, machine: Machine) -> A
     memory = nbytes / (bandwidth * MEMORY_SHARE)
     long, short = np.maximum(m, n), np.minimum(m, n)
     depth = ceil_div(ceil_div(k, parts), K_STEP) * K_STEP
-    best = np.full(len(m), np.inf)
-    for rows, width in kernels.tiles:
-        blocks = b * ceil_div(long, rows) * ceil_div(short, width) * parts
-        per_unit, rounds = waves(blocks, machine.units, kernels.resident)
-        arithmetic = per_unit * (2.0 * rows * width / unit_peak)
-        latency = rounds * (kernels.step_us + kernels.byte_us * (rows + width) * itemsize)
-        loads = blocks * (rows + width) * depth * itemsize / (kernels.traffic * bandwidth)
-        loop = np.maximum(depth * np.maximum(arithmetic, latency), loads)
-        np.minimum(best, kernels.block_us * rounds + np.maximum(loop, memory), out=best)
+    rows, width = np.array(kernels.tiles, dtype=np.float64).T[:, :, None]  # (tiles, 1): all of them at once
+    blocks = b * ceil_div(long, rows) * ceil_div(short, width) * parts
+    per_unit, rounds = waves(blocks, machine.units, kernels.resident)
+    arithmetic = per_unit * (2.0 * rows * width / unit_peak)
+    latency = rounds * (kernels.step_us + kernels.byte_us * (rows + width) * itemsize)
+    loads = blocks * (rows + width) * depth * itemsize / (kernels.traffic * bandwidth)
+    loop = np.maximum(depth * np.maximum(arithmetic, latency), loads)
+    best: Array = (kernels.block_us * rounds + np.maximum(loop, memory)).min(axis=0)
     if parts > 1:
         best += kernels.reduce_us + parts * b * m * n * PARTIAL_BYTES / (kernels.traffic * bandwidth)
     return best + kernels.launch_us
