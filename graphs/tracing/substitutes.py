@@ -48,7 +48,10 @@ _RULES: dict[str, Callable[[str, Params, str], Substitute]] = {
     "index_select": lambda op, p, dtype: (
         "embedding", {"rows": p["take"], "vocab": p["rows"], "dim": p["cols"]},
     ),
-    "sdpa_mask": lambda op, p, dtype: ("sdpa", {k: p[k] for k in ("b", "h", "hkv", "s", "skv", "d")}),
+    # one query on a cache is a kernel of its own, which many queries on as many keys tell nothing of
+    "sdpa_mask": lambda op, p, dtype: (
+        "sdpa_decode" if p["s"] == 1 else "sdpa", {k: p[k] for k in ("b", "h", "hkv", "s", "skv", "d")},
+    ),
     "groupnorm": lambda op, p, dtype: (
         "layernorm", {"rows": p["n"] * p["groups"], "cols": p["c"] // p["groups"] * p["h"] * p["w"]},
     ),

@@ -55,6 +55,15 @@ def test_masked_attention_keeps_its_groups(heads: int) -> None:
     np.testing.assert_allclose(masked, plain)
 
 
+def test_one_masked_query_on_a_cache_is_priced_as_a_decoding_step() -> None:
+    call = {"b": 8, "h": 32, "hkv": 8, "s": 1, "skv": 2048, "d": 128}
+    assert substitute("sdpa_mask", call | {"mask": "bool"}, "bf16", {"sdpa", "sdpa_decode"}) == ("sdpa_decode", call)
+    masked = TracedOperator("sdpa_mask", call | {"mask": "bool"}, "bf16")
+    (row,) = estimate_trace(Trace((masked,), name="x"), create_mapper("h200-sxm")).operators
+    assert row.source == "proxy"
+    assert "priced as sdpa_decode" in row.reason
+
+
 def test_whole_models_say_what_stands_for_what_and_single_queries_stay_outside() -> None:
     trace = Trace((TracedOperator("relu_nd", NCHW, "bf16"), TracedOperator("relu", {"numel": 25088}, "bf16")), name="x")
     shipped = create_mapper("h200-sxm")
