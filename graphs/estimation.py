@@ -67,7 +67,7 @@ def estimate_operators(
         For unknown hardware, operators, dtypes, or unusable parameters.
     """
     mapper = _mapper(hardware, calibration, thermal_profile, out_of_domain)
-    if not hasattr(frame, "__contains__"):
+    if not hasattr(frame, "keys"):
         raise OperatorParameterError("operators are given as a table", received=type(frame).__name__,
                                      allowed="a DataFrame or a dict of the columns op, dtype, params",
                                      next_step="for one operator call estimate_operator")  # fmt: skip
@@ -79,13 +79,18 @@ def estimate_operators(
             allowed="op, dtype, params",
             next_step="add them",
         )
+    for c in ("op", "dtype", "params"):
+        if not hasattr(frame[c], "__iter__") or isinstance(frame[c], str):
+            raise OperatorParameterError(f"the column {c} holds no rows", received=frame[c],
+                                         allowed="a column of values, one a row",
+                                         next_step="for one operator call estimate_operator")  # fmt: skip
     columns = [list(frame[c]) for c in ("op", "dtype", "params")]
     return mapper.map_operators(ops.group_operators(*columns))
 
 
 def estimate_operator(
     op: str,
-    params: Mapping[str, Any],
+    params: Mapping[str, Any] | str,
     dtype: str = "fp32",
     *,
     hardware: str,
@@ -99,8 +104,8 @@ def estimate_operator(
     ----------
     op : str
         Operator kind.
-    params : dict
-        Its parameters.
+    params : dict or str
+        Its parameters, plain or as JSON.
     dtype : str
     hardware, calibration, thermal_profile, out_of_domain
         As in `estimate_operators`.
@@ -112,8 +117,9 @@ def estimate_operator(
     '23.5 ms at 0.73 of peak'
     """
     mapper = _mapper(hardware, calibration, thermal_profile, out_of_domain)
-    groups = ops.group_operators([op], [dtype], [params])
-    return operator_rows([op], [dict(params)], [ops.canonical(dtype)], mapper.map_operators(groups))[0]
+    given = dict(ops.parse_params(params))
+    groups = ops.group_operators([op], [dtype], [given])
+    return operator_rows([op], [given], [ops.canonical(dtype)], mapper.map_operators(groups))[0]
 
 
 def estimate(

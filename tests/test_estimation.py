@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,3 +178,15 @@ def test_the_device_never_waits_for_less_than_nothing(hardware: str) -> None:
 def test_an_optimizer_of_a_forward_trace_is_refused() -> None:
     with pytest.raises(GraphsError, match="has no optimizer"):
         graphs.estimate(trace(), hardware="h100-sxm", optimizer="sgd")
+
+
+def test_one_operator_takes_its_parameters_as_json_as_tables_do() -> None:
+    plain, text = (graphs.estimate_operator("matmul", p, hardware="h100-sxm") for p in (SQUARE, json.dumps(SQUARE)))
+    assert text == plain
+
+
+@pytest.mark.parametrize("table", [["op", "dtype", "params"], {"op": None, "dtype": None, "params": None},
+                                   {"op": "relu", "dtype": "fp32", "params": "{}"}])  # fmt: skip
+def test_what_is_no_table_is_a_typed_error(table: Any) -> None:
+    with pytest.raises(OperatorParameterError, match="estimate_operator"):
+        graphs.estimate_operators(table, hardware="h100-sxm")
