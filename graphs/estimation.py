@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from graphs import ops
-from graphs.errors import GraphsError, OperatorParameterError, UnknownHardwareError
+from graphs.errors import GraphsError, OperatorParameterError
 from graphs.estimates import LatencyEstimate, OperatorEstimate, TimeShare
 from graphs.hardware.calibration.calibration import HardwareCalibration
 from graphs.hardware.mappers.base import HardwareMapper, OperatorEstimates, Policy
@@ -261,10 +261,6 @@ def eager_s(rows: Sequence[OperatorEstimate], index: Sequence[int], host: Host, 
 def _mapper(
     hardware: str, calibration: Calibration, thermal_profile: str | None, out_of_domain: Policy
 ) -> HardwareMapper:
-    if not isinstance(hardware, str):
-        raise UnknownHardwareError("hardware is named by its id", received=repr(hardware), allowed="a str",
-                                   next_step="graphs.hardware_ids() lists all; detect_hardware() may find none for"
-                                   " a device that has no profile")  # fmt: skip
     return create_mapper(
         hardware, calibration=calibration, thermal_profile=thermal_profile, out_of_domain=out_of_domain
     )
@@ -287,7 +283,7 @@ def _interval(
     widths = distinct_widths(rows, index, total, mapper.default_log_error)
     found = terms.intervals.get(which)
     if found is not None and not other_host:
-        half = found.half_width(widths, max(waiting, 0.0) / total)
+        half = found.half_width(widths, waiting / total)
         source = f"errors of {found.models} measured models, each left out in turn"
     elif which == "eager" and not other_host and np.isfinite(terms.eager_log_error):
         half, source = terms.eager_log_error, "errors of measured models, each left out in turn"

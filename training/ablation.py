@@ -38,6 +38,7 @@ from training.ablation_terms import (
     TREES_JOINT,
     figures,
 )  # fmt: skip
+from training.compare_forms import compare
 from training.dataset.kernels import TABLE as KERNELS
 from training.dataset.kernels import read_kernels
 from training.dataset.store import read_manifest
@@ -45,7 +46,6 @@ from training.fit.family import Recipe, Rows, _out_of_fold, _Processes, _prune, 
 from training.fit.gp import fit_gp, fit_hyperparameters
 from training.fit.kindred import Kindred
 from training.fit.prepare import Table, family_rows, machine_of, read_frame
-from training.forms import compare
 from training.validate.baselines import baselines
 
 Array = NDArray[np.float64]
@@ -328,6 +328,7 @@ def main(
         found = run(hardware, folder, seed, quick, progress, curve_only)
     if distilled is not None:
         found["forms"] = compare(found["hardware"], models / found["hardware"], distilled, folder)
+        found["command"] += " --distilled DIR"
     if store is not None:
         store.parent.mkdir(parents=True, exist_ok=True)
         store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import numpy as np
 from graphs.cli.text import percent, table
 from graphs.hardware.profile import load_profile
 from training.dataset.splits import identities
-from training.fewshot import Point, known_of, learning_curve, prior_of
+from training.fewshot import Known, Point, known_of, learning_curve, prior_of
 from training.fit.prepare import machine_of, read_frame
 from training.validate.sources import data_folder
 
@@ -30,17 +30,17 @@ on the same held-out rows. What all rows give to the full recipe of `graphs trai
 """
 
 
-def curves(prior: str, hardware: str, data: Path | None = None) -> tuple[dict[str, list[Point]], str]:
+def curves(prior: str, hardware: str, known: Known, data: Path | None = None) -> tuple[dict[str, list[Point]], str]:
     """Return the learning curves of one machine ``with`` and ``without`` the prior, and what they are scored on."""
     profile = load_profile(hardware)
     frame, _, _ = read_frame(profile, data_folder(profile, data))
     peaks = machine_of(load_profile(prior)).peaks
     frame = frame[frame["dtype"].isin(peaks)].reset_index(drop=True)
     machine = machine_of(profile)
-    said = prior_of(known_of(prior), frame)
+    said = prior_of(known, frame)
     answered = np.isfinite(said.there_s)
     held_out = (frame["split"] != "train").to_numpy()
-    seen = np.isin(identities(frame), list(known_of(prior).twin_s))
+    seen = np.isin(identities(frame), list(known.twin_s))
     scored = (
         f"\nScored on {(held_out & answered).sum()} of {held_out.sum()} held-out rows, those of kinds that {prior} has"
         f" measured;\nits twin answers {(held_out & answered & seen).sum()} of them, its shipped model the rest.\n"
@@ -50,9 +50,9 @@ def curves(prior: str, hardware: str, data: Path | None = None) -> tuple[dict[st
     return found, scored
 
 
-def flattered(prior: str, hardware: str) -> str:
+def flattered(prior: str, hardware: str, known: Known) -> str:
     """Return what is to be said where the prior's model has itself learnt from rows of the other machine."""
-    model = known_of(prior).calibration.model
+    model = known.calibration.model
     if model is None or model.header.get("provenance", {}).get("kindred") != hardware:
         return ""
     return (
@@ -80,8 +80,9 @@ def main(pairs: tuple[str, ...], out: Path) -> None:
     text = _TEXT
     for pair in pairs:
         prior, hardware = pair.split(":")
-        found, scored = curves(prior, hardware)
-        text += section(prior, hardware, found, scored + flattered(prior, hardware))
+        known = known_of(prior)
+        found, scored = curves(prior, hardware, known)
+        text += section(prior, hardware, found, scored + flattered(prior, hardware, known))
         click.echo(text.splitlines()[-1], err=True)
     out.write_text(text, encoding="utf-8")
 

@@ -76,7 +76,8 @@ def as_name(hardware: object) -> str:
         return hardware
     raise UnknownHardwareError(
         "hardware is named by its id or by the path of its profile", received=hardware,
-        allowed="text such as 'h100-sxm', or a path", next_step="`graphs hardware` lists all ids",
+        allowed="text such as 'h100-sxm', or a path", next_step="graphs.hardware_ids() lists all ids;"
+        " detect_hardware() finds none for a device without a profile",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Features: finite on every measured row, one set a family, and right by hand where tiles and runs can be counted."""
+"""Features: finite on every measured row, one set a family, and right by hand where tiles can be counted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_features import TOY, on_processor, one
 
 from graphs import ops
 from graphs.hardware.calibration import features
 from graphs.hardware.calibration.features import FAMILIES, FEATURES_VERSION, Machine, build, partitions
 from graphs.hardware.calibration.features.convolution import REPLACED_ON_GPUS
-from graphs.hardware.calibration.features.memory import lines_read, permuted_runs
 from graphs.hardware.profile import load_profile
 from graphs.ops.batch import OperatorGroup
 from training.dataset.store import read_ops
@@ -26,8 +26,6 @@ from training.fit.prepare import machine_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("h100-sxm", "h200-sxm", "xeon-16c")
-#: A made-up machine with round numbers: 100 units, 2^25 bytes of cache, 2^40 B/s.
-TOY = Machine(100, 2.0**25, {"fp32": 2.0**45, "tf32": 2.0**47, "fp16": 2.0**48, "bf16": 2.0**48}, 2.0**40)
 
 #: Columns that are shares of a whole start with one of these.
 SHARES = ("busy_", "pad_", "row_pad_", "plane_pad_", "key_pad_", "share_")
@@ -53,13 +51,6 @@ def measured(device: str) -> tuple[pd.DataFrame, tuple[OperatorGroup, ...], Mach
     frame = read_ops(ROOT / "data" / device / "ops.parquet").frame
     groups = tuple(ops.group_operators(frame["op"], frame["dtype"], frame["params"]))
     return frame, groups, machine_of(load_profile(device))
-
-
-def one(op: str, dtype: str = "fp32", **params: Any) -> dict[str, float]:
-    """Return the features of one call on the made-up machine, by name."""
-    (group,) = ops.group_operators([op], [dtype], [params])
-    names, x = build(group, TOY)
-    return dict(zip(names, x[0].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -149,105 +140,6 @@ def test_processors_and_gpus_get_columns_of_their_own_after_those_of_all_machine
         else:
             own = GPU_COLUMNS.get(family, ())
             assert all("launch_" in name or name in own for name in theirs[len(shared) :])
-
-
-def on_processor(op: str, dtype: str = "fp32", **params: Any) -> dict[str, float]:
-    """Return the features of one call on the made-up machine as a CPU of 16 cores."""
-    (group,) = ops.group_operators([op], [dtype], [params])
-    names, x = build(group, replace(TOY, kind="cpu", units=16))
-    return dict(zip(names, x[0].tolist(), strict=True))
-
-
-def fresh_bytes(call: dict[str, float]) -> float:
-    """Return the bytes that a call's column of fresh memory stands for."""
-    fault_s = (2.0 ** call["lg_fresh_over_roofline"] - 1.0) * (2.0 ** call["lg_roofline_us"] * 1e-6 + 1e-6)
-    return fault_s / 1e-10
-
-
-def test_results_above_the_allocators_largest_threshold_are_fresh_memory() -> None:
-    of = on_processor
-    # 2^25 bytes are 2^23 elements of 4 bytes
-    below, above = of("relu", "fp32", numel=2**23 - 1000), of("relu", "fp32", numel=2**23)
-    assert (below["fresh"], below["lg_fresh_over_roofline"]) == (0.0, 0.0)
-    # 2^26 bytes moved at 2^40 B/s are 2^-14 s; 2^25 fresh bytes cost 1e-10 s each
-    assert above["fresh"] == 1.0
-    assert above["lg_fresh_over_roofline"] == pytest.approx(np.log2(1 + 2**25 * 1e-10 / (2.0**-14 + 1e-6)))
-    assert of("relu", "bf16", numel=2**23)["fresh"] == 0.0
-    # a sum allocates its result alone
-    assert of("sum", "fp32", rows=4096, cols=4096)["fresh"] == 0.0
-    assert of("softmax", "bf16", rows=4096, cols=2048)["fresh"] == 0.0
-    # 3 x 32768 elements and one more: four of 16 threads
-    four = of("relu", "fp32", numel=3 * 32768 + 1)
-    assert four["lg_threads"] == 2.0
-    assert four["lg_elements_per_thread"] == pytest.approx(np.log2((3 * 32768 + 1) / 4))
-    assert of("relu", "fp32", numel=100)["lg_threads"] == 0.0
-    assert of("softmax", "fp32", rows=2, cols=10**6)["lg_threads"] == 1.0
-
-
-def test_every_buffer_of_a_call_that_is_large_enough_is_fresh_memory() -> None:
-    n = 2.0**23  # elements: 2^25 bytes in single precision, half as many in half
-    # the composite norm: a square, a product and its result; bf16 is widened first and the result stays small
-    assert fresh_bytes(on_processor("rmsnorm", rows=4096, cols=2048)) == pytest.approx(3 * 4 * n)
-    assert fresh_bytes(on_processor("rmsnorm", "bf16", rows=4096, cols=2048)) == pytest.approx(3 * 4 * n)
-    # a maximum over windows comes with 8-byte indices, here of 2^22 results of 4 bytes each
-    pool = {"n": 16, "c": 64, "h": 128, "w": 128, "k": 2, "stride": 2, "pad": 0, "fmt": "contiguous"}
-    assert fresh_bytes(on_processor("maxpool2d", **pool)) == pytest.approx(8 * n / 2)
-    assert fresh_bytes(on_processor("avgpool2d", **pool)) == 0.0
-    # few queries on a long cache allocate next to nothing
-    decode = {"b": 64, "h": 32, "hkv": 32, "s": 1, "skv": 4096, "d": 128, "causal": False}
-    assert fresh_bytes(on_processor("sdpa_decode", **decode)) == 0.0
-
-
-def test_planar_convolutions_are_blocked_by_the_library() -> None:
-    conv = {"n": 8, "c": 32, "h": 128, "w": 128, "o": 64, "k": 1, "stride": 1, "pad": 0, "groups": 1, "bias": False}
-    last = on_processor("conv2d", **conv, fmt="channels_last")
-    planar = on_processor("conv2d", **conv, fmt="contiguous")
-    # 8 x 64 x 128 x 128 results of 4 bytes are 2^25; the planar call allocates them blocked, too; the input is half
-    assert fresh_bytes(last) == pytest.approx(2.0**25)
-    assert fresh_bytes(planar) == pytest.approx(2 * 2.0**25)
-    roofline_s = 2.0 ** planar["lg_roofline_us"] * 1e-6
-    moved = 2 * (2**25 + 2**24 + 4 * 64 * 32) / 2**40
-    assert planar["lg_reorder_over_roofline"] == pytest.approx(np.log2(1 + moved / (roofline_s + 1e-6)))
-    assert last["lg_reorder_over_roofline"] < 0.01
-    # channels are padded to whole blocks of 16: 40 become 48
-    odd = on_processor("conv2d", **(conv | {"o": 40}), fmt="contiguous")
-    moved = 2 * (2**25 * 48 / 64 + 2**24 + 4 * 40 * 32) / 2**40
-    roofline_s = 2.0 ** odd["lg_roofline_us"] * 1e-6
-    assert odd["lg_reorder_over_roofline"] == pytest.approx(np.log2(1 + moved / (roofline_s + 1e-6)))
-
-
-@pytest.mark.parametrize(
-    ("change", "own"),
-    [
-        ({}, 1.0),
-        ({"h": 33}, 0.0),  # 20 x 33 x 32 = 21,120 input elements are above the limit
-        ({"n": 2, "h": 8}, 0.0),
-        ({"groups": 2}, 0.0),
-        ({"k": 5, "pad": 2}, 0.0),
-        ({"dtype": "bf16"}, 0.0),
-    ],
-)
-def test_small_single_images_go_to_the_frameworks_own_convolution(change: dict[str, Any], own: float) -> None:
-    conv = {"n": 1, "c": 20, "h": 32, "w": 32, "o": 16, "k": 3, "stride": 1, "pad": 1, "groups": 1, "bias": False}
-    call = on_processor("conv2d", **({"fmt": "contiguous", "dtype": "fp32"} | conv | change))
-    assert call["own_kernel"] == own
-
-
-@pytest.mark.parametrize(
-    ("op", "params", "threads"),
-    [
-        ("relu", {"numel": 32768}, 1),
-        ("layernorm", {"rows": 8, "cols": 64}, 8),
-        ("softmax", {"rows": 64, "cols": 64}, 2),  # 32 rows of 64 a thread
-        ("softmax", {"rows": 4, "cols": 4096}, 4),
-        ("cat", {"parts": 4, "rows": 64, "cols": 1024}, 2),  # 65,536 elements a part
-        ("sdpa_decode", {"b": 1, "h": 8, "hkv": 8, "s": 1, "skv": 64, "d": 64, "causal": False}, 8),
-        ("sdpa", {"b": 1, "h": 2, "hkv": 2, "s": 128, "skv": 128, "d": 64, "causal": False}, 8),
-        ("sdpa", {"b": 1, "h": 2, "hkv": 2, "s": 768, "skv": 768, "d": 64, "causal": False}, 6),
-    ],
-)
-def test_threads_by_the_frameworks_grain(op: str, params: dict[str, Any], threads: int) -> None:
-    assert 2.0 ** on_processor(op, **params)["lg_threads"] == pytest.approx(threads)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -352,81 +244,6 @@ def test_split_k_of_a_narrow_gemm_by_hand() -> None:
     # one tile of 64 x 64 leaves 100 units to share 1024 / 64 = 16 pieces of k; with 8192, to share 100
     assert 2 ** one("matmul", "bf16", m=64, n=64, k=1024)["lg_split_k"] == pytest.approx(16)
     assert 2 ** one("matmul", "bf16", m=64, n=64, k=8192)["lg_split_k"] == pytest.approx(100)
-
-
-@pytest.mark.parametrize(
-    ("shape", "perm", "expected"),
-    [
-        # (total, run in source order, run in the target, innermost extent kept)
-        ((2, 3, 5, 7), (0, 1, 2, 3), (210, 210, 210, 210)),
-        ((2, 3, 5, 7), (0, 2, 1, 3), (210, 7, 7, 7)),
-        ((2, 3, 5, 7), (0, 2, 3, 1), (210, 35, 3, 1)),
-        ((2, 3, 5, 7), (0, 3, 1, 2), (210, 7, 15, 1)),
-        ((2, 3, 5, 7), (2, 3, 0, 1), (210, 35, 6, 1)),
-        # an extent of 1 is no dimension: its neighbours merge, and moving it moves nothing
-        ((2, 1, 5, 7), (0, 2, 1, 3), (70, 70, 70, 70)),
-        ((4, 1, 6), (2, 1, 0), (24, 6, 4, 1)),
-    ],
-)
-def test_contiguous_runs_of_a_permutation_by_hand(shape: Any, perm: Any, expected: Any) -> None:
-    assert permuted_runs(shape, perm) == expected
-
-
-@pytest.mark.parametrize(
-    ("shape", "perm", "outputs", "expected"),
-    [
-        ((4, 1024), (0, 1), 32, 1.0),  # a copy: 32 floats are a line
-        ((64, 64), (1, 0), 32, 32.0),  # a line for each of a column's elements
-        ((64, 8), (1, 0), 32, 8.0),  # rows of 32 bytes: four to a line
-        ((2, 4, 4), (0, 2, 1), 512, 1.0),  # all of a small tensor
-        ((2, 64, 1024), (1, 0, 2), 512, 16.0),
-    ],
-)
-def test_lines_that_a_permutation_reads_by_hand(shape: Any, perm: Any, outputs: int, expected: float) -> None:
-    # whatever the rank of its neighbours in the batch
-    lines = lines_read([shape, (1, 1, 1, 64)], [perm, (0, 1, 2, 3)], np.array([4.0, 4.0]), outputs)
-    assert lines[0] == expected
-
-
-def test_gathers_of_many_short_rows_wait_for_their_blocks() -> None:
-    def share(cols: int, take: int = 200_000) -> float:
-        return one("index_select", rows=100, cols=cols, take=take)["lg_blocks_over_bytes"]
-
-    assert share(4) > 3.0  # 200,000 blocks of one lane: 160 us
-    assert share(5) == 0.0  # no whole vectors
-    assert share(1024) == 0.0  # the bytes take longer
-
-
-def test_runs_reach_the_features_in_bytes() -> None:
-    f = one("permute_copy", "fp16", shape=[2, 3, 5, 8], perm=[0, 3, 1, 2])
-    assert 2 ** f["lg_source_run_bytes"] == pytest.approx(8 * 2)
-    assert 2 ** f["lg_target_run_bytes"] == pytest.approx(15 * 2)
-    assert f["runs_kept"] == 0
-    assert f["source_align"] == 4
-    assert f["target_align"] == 1
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5).flatmap(lambda s: st.tuples(
-    st.just(s), st.permutations(range(len(s))))))  # fmt: skip
-def test_runs_of_any_permutation_are_those_of_numpy(case: tuple[list[int], list[int]]) -> None:
-    """Count the run in the target, and the run read in source order, on the array itself."""
-    shape, perm = case
-    total, source, target, _ = permuted_runs(shape, perm)
-    order = np.arange(int(np.prod(shape))).reshape(shape).transpose(perm).ravel()
-    assert total == order.size
-
-    def shortest_run(x: np.ndarray) -> int:
-        """Length of the first run of neighbours: all are equally long unless the whole is one run."""
-        jumps = np.flatnonzero(np.diff(x) != 1)
-        return int(jumps[0]) + 1 if len(jumps) else len(x)
-
-    inverse = np.argsort(order)
-    # what is contiguous on both sides is the run that a copy moves whole
-    kept = shortest_run(order)
-    assert shortest_run(inverse) == kept
-    assert min(source, target) >= kept or total == kept
-    if kept > 1:
-        assert source == target == kept or total == kept
 
 
 def test_convolution_without_height_is_one_dimensional() -> None:

@@ -116,5 +116,5 @@ def test_the_residual_is_calm_far_from_its_rows_and_not_moved_by_an_outlier() ->
 def test_a_prior_that_learnt_from_the_other_machine_says_so() -> None:
     from training.fewshot_report import flattered
 
-    assert "training rows of epyc-2c" in flattered("xeon-16c", "epyc-2c")
-    assert flattered("h100-sxm", "h200-sxm") == ""
+    assert "training rows of epyc-2c" in flattered("xeon-16c", "epyc-2c", known_of("xeon-16c"))
+    assert flattered("h100-sxm", "h200-sxm", known_of("h100-sxm")) == ""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import pandas as pd
 
 from graphs.errors import DataError
 from graphs.hardware.calibration.artifact import load_model, save_model
@@ -55,9 +56,9 @@ def main(hardware: str, models: Path, data: Path | None) -> None:
     click.echo(f"wrote the domains of {sum(len(f.domains) for f in families.values())} kinds to {folder}")
 
 
-def _newly_outside(held_out: Table, frame: object, answered: dict[int, str]) -> int:
+def _newly_outside(held_out: Table, frame: pd.DataFrame, answered: dict[int, str]) -> int:
     """Return how many held-out rows the twin answered that its domain, drawn anew, does not hold."""
-    train = Table.of(frame[frame["split"] == "train"])  # type: ignore[index]
+    train = Table.of(frame[frame["split"] == "train"])
     count = 0
     for name, groups in held_out.groups.items():
         drawn = {g.kind.name: Domain.of(g, margins_for(name)) for g in train.groups.get(name, [])}

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from graphs import ops
 from graphs.errors import DataError
+from graphs.hardware.calibration.artifact import ARRAYS
 from graphs.hardware.calibration.calibration import load_calibration
 from graphs.hardware.mappers.base import HardwareMapper
 from graphs.hardware.mappers.registry import create_mapper
@@ -70,7 +71,7 @@ def compare(hardware: str, members: Path, distilled: Path, data: Path) -> dict[s
     for name, folder in zip(FORMS, (members, distilled), strict=True):
         held_out = headers[name]["scores"]["held_out"]
         out[name] = {
-            "bytes": (folder / "model.npz").stat().st_size, **speeds[name],
+            "bytes": (folder / ARRAYS).stat().st_size, **speeds[name],
             "scores": {"all": held_out["all"], **held_out["by_split"]},
         }  # fmt: skip
     return out
