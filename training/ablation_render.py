@@ -369,9 +369,9 @@ def _reasons(found: dict[str, Any]) -> str:
             f" their own in each fold have a higher mean error in column 8 than in column 7 ({', '.join(nested)}),"
             " though column 8 distrusts outliers too. The intervals of the other families rest on flattered errors, of"
             " folds that on the other hand learn from a fifth fewer rows. Single trials against it, by scripts that"
-            " were not kept: averages over random subsets, stronger priors, fewer steps, more or fewer features, the robust"
-            " objective for products and element-wise kinds. None was better on all families by more than 3 %, and the"
-            " last, refitted whole, did not lower the held-out errors."
+            " were not kept: averages over random subsets, stronger priors, fewer steps, more or fewer features, the"
+            " robust objective for products and element-wise kinds. None was better on all families by more than 3 %,"
+            " and the last, refitted whole, did not lower the held-out errors."
         )
     texts.append(
         "**Fresh memory.** On xeon-16c a buffer of 32 MiB and more is mapped anew at every call and its pages fault:"
