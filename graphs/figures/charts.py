@@ -16,6 +16,8 @@ from graphs.figures.svg import Svg, fill, number, text_width
 
 Array = NDArray[np.float64]
 WIDTH = 420.0
+#: What labels keep from the right edge: their width is estimated, and wide letters make them wider.
+_EDGE = 4.0
 _BOTTOM, _TOP, _RIGHT = 44.0, 12.0, 14.0
 #: Points of one series above which those are left out that fall on a pixel cell that is taken already.
 MANY = 4000
@@ -187,7 +189,7 @@ def _frame(
         svg.line(at, top, at, bottom, "r")
         half = text_width(x.write(t)) / 2
         # A label that would touch its neighbour or the edge is left out; its grid line stays.
-        if at - half > last + 6 and at + half <= WIDTH:
+        if at - half > last + 6 and at + half <= WIDTH - _EDGE:
             svg.text(at, bottom + 16, x.write(t), "middle", "m")
             last = at + half
     for t, text in zip(sy.ticks(), labels, strict=True):
@@ -215,7 +217,7 @@ def _rows(
         at = float(sx(t))
         svg.line(at, top, at, bottom, "r")
         half = text_width(x.write(t)) / 2
-        if at - half > last + 6 and at + half <= WIDTH:
+        if at - half > last + 6 and at + half <= WIDTH - _EDGE:
             svg.text(at, bottom + 16, x.write(t), "middle", "m")
             last = at + half
     for i, row in enumerate(rows):
